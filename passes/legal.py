@@ -1,0 +1,43 @@
+"""Every node left must be one that spikes can compute; all others are refused at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from passes.base import Context
+from snncompiler.diagnostics import InputError
+from snncompiler.frontend import REASONS
+from snncompiler.graph import ACTIVATIONS, MOVEMENT, WEIGHTED, constant
+
+LEGAL = ACTIVATIONS | MOVEMENT | WEIGHTED | {"Add", "MaxPool"}
+_OTHERWISE = (
+    "no spiking lowering is known for it",
+    "replace it by convolutions, pools, sums and rectifiers",
+)
+
+
+@dataclass(frozen=True)
+class Legal:
+    """Refuse, with name and reason, whatever no later pass can convert."""
+
+    name: ClassVar[str] = "legal"
+
+    def run(self, model: ir.Model, context: Context) -> str:
+        """Raise InputError with every refused node of this and the earlier passes."""
+        for node in model.graph:
+            if node.op_type not in LEGAL:
+                context.refuse(node, *REASONS.get(node.op_type, _OTHERWISE))
+            elif node.op_type in WEIGHTED and all(constant(v) is None for v in node.inputs[:2]):
+                why = "its weights are computed from the data; synapses are fixed after training"
+                context.refuse(node, why, "export with constant weights")
+        shapeless = [n for n in model.graph if n.outputs[0].shape is None]
+        if not context.refusals:  # else the shapes are missing because of those
+            for node in [*context.shapeless, *shapeless]:
+                why = "the shape of its input or output cannot be inferred"
+                context.refuse(node, why, "export with fixed image dimensions")
+        if context.refusals:
+            raise InputError(*context.refusals)
+        return f"{len(model.graph)} nodes, all convertible"

@@ -1,0 +1,465 @@
+"""One spelling for every operation, and nothing that does nothing.
+
+1. Identity, Dropout and Cast hand their input on: dropped.
+2. Reshape, Flatten, Squeeze and Unsqueeze keep the batch in front: Flatten, or Reshape to
+   [0, ...]. Anything that would mix samples is refused, told by its axes.
+3. Split and Slice become Slice with explicit axes, or Gather for negative steps.
+4. Sum becomes Add; a - b of two activations becomes a + (-1) b; a smaller operand is spread by
+   a multiplication with ones.
+5. MatMul by a constant becomes Gemm or Conv where it is one; Gemm gets alpha = beta = 1,
+   transA = 0, transB = 1.
+6. Clip(0, inf) is Relu; slopes of LeakyRelu and PRelu are per channel, in [0, 1].
+7. MaxPool followed by an activation: swapped, for max commutes with every monotone function and
+   spikes are what can be pooled exactly.
+
+While this pass runs, the batch has the one size that constants were folded with; at its end the
+batch axis becomes dynamic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.base import Context, Refusal, Rewrite, infer_shapes, rewrite
+from snncompiler.graph import (
+    ACTIVATIONS,
+    Array,
+    UnknownShape,
+    add_constant,
+    attribute,
+    bypass,
+    constant,
+    is_op,
+    make_node,
+    rank,
+    replace,
+    shape,
+    sole_user,
+)
+
+_UNMIXED = "keep axis 0 for the batch; export with a dynamic batch axis to see where it moves"
+
+
+@dataclass(frozen=True)
+class Simplify:
+    """Bring every operation to one spelling."""
+
+    name: ClassVar[str] = "simplify"
+
+    def run(self, model: ir.Model, context: Context) -> str:
+        """Rewrite until nothing changes: a swap may bring another pool before an activation."""
+        changes = rewrite(model, context, _RULES)
+        while swapped := rewrite(model, context, _SWAPS):
+            changes += swapped
+        for value in model.graph.inputs:
+            assert value.shape is not None
+            value.shape = ir.Shape(["N", *list(value.shape)[1:]])
+        infer_shapes(model)
+        return f"{changes} rewrites"
+
+
+def operand(node: ir.Node, index: int) -> ir.Value:
+    """An input that must be there."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        raise Refusal(f"its input {index} is missing", "export the network again")
+    return value
+
+
+def parameter(node: ir.Node, index: int, what: str) -> Array:
+    """A constant input; refuses one that depends on the data."""
+    array = constant(operand(node, index))
+    if array is None:
+        raise Refusal(
+            f"its {what} is computed from the data; synapses are fixed after training",
+            "export with constant weights",
+        )
+    return array
+
+
+def _graph(node: ir.Node) -> ir.Graph:
+    assert node.graph is not None
+    return node.graph  # type: ignore[return-value]
+
+
+def _drop(node: ir.Node, _context: Context) -> bool:
+    if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
+        raise Refusal("its mask output is used", "export the network in inference mode")
+    training = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if training is not None and training.any():
+        raise Refusal("it drops values at random", "export the network in inference mode")
+    if node.outputs[0].is_graph_output() and operand(node, 0).is_graph_output():
+        return False
+    bypass(node)
+    return node.graph is None
+
+
+def _cast(node: ir.Node, context: Context) -> bool:
+    if attribute(node, "to") != ir.DataType.FLOAT:
+        raise Refusal("it leaves float32", "keep the whole network in float32")
+    return _drop(node, context)
+
+
+def _reshape(node: ir.Node, _context: Context) -> bool:
+    x, y = operand(node, 0), node.outputs[0]
+    if x.shape is None or y.shape is None:
+        raise UnknownShape(x.name)
+    before, after = list(x.shape), list(y.shape)
+    moved = before[0] != after[0] or len(after) < 2
+    if node.op_type in ("Squeeze", "Unsqueeze"):
+        axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        moved |= axes is None or any(int(a) in (0, -len(max(before, after, key=len))) for a in axes)
+    if moved:
+        raise Refusal(f"it turns {_dims(before)} into {_dims(after)} and mixes samples", _UNMIXED)
+    if before == after:
+        bypass(node)
+        return True
+    replace([node], [shaped(node, x, [int(d) for d in after[1:]])])  # type: ignore[arg-type]
+    return True
+
+
+def shaped(node: ir.Node, x: ir.Value, target: Sequence[int]) -> ir.Node:
+    """A Flatten or Reshape of `x` to [N, *target]."""
+    if len(target) == 1:
+        return make_node("Flatten", [x], {"axis": 1}, name=str(node.name))
+    dims = add_constant(_graph(node), f"{node.name}_shape", np.array([0, *target], np.int64))
+    return make_node("Reshape", [x, dims], {}, name=str(node.name))
+
+
+def _dims(dims: Sequence[Any]) -> str:
+    return "x".join(str(d) for d in dims)
+
+
+def _transpose(node: ir.Node, _context: Context) -> bool:
+    n = rank(operand(node, 0))
+    perm = attribute(node, "perm") or list(range(n))[::-1]
+    user = sole_user(node.outputs[0])
+    if perm == [1, 0] and is_op(user, "Gemm") and user and attribute(user, "transA", 0):
+        return False  # Gemm undoes it
+    if perm[0] != 0:
+        raise Refusal("it moves the batch axis", _UNMIXED)
+    if perm == sorted(perm):
+        bypass(node)
+        return True
+    return False
+
+
+def _axis(axis: int, n: int) -> int:
+    axis = axis + n if axis < 0 else axis
+    if axis == 0:
+        raise Refusal("it works along the batch axis", _UNMIXED)
+    return axis
+
+
+def _concat(node: ir.Node, _context: Context) -> bool:
+    axis = _axis(attribute(node, "axis"), rank(node.outputs[0]))
+    if any(constant(v) is not None for v in node.inputs):
+        raise Refusal("one of its parts is a constant", "add constants as a bias instead")
+    if len(node.inputs) == 1:
+        bypass(node)
+        return True
+    changed = axis != attribute(node, "axis")
+    node.attributes["axis"] = ir.AttrInt64("axis", axis)
+    return changed
+
+
+def _slice(node: ir.Node, _context: Context) -> bool:
+    x = operand(node, 0)
+    n = rank(x)
+    starts, ends = parameter(node, 1, "start"), parameter(node, 2, "end")
+    given = [constant(v) if v is not None else None for v in node.inputs[3:5]] + [None, None]
+    axes = [int(a) for a in (range(len(starts)) if given[0] is None else given[0])]
+    steps = [1] * len(starts) if given[1] is None else [int(s) for s in given[1]]
+    new: list[ir.Node] = []
+    for start, end, raw, step in zip(starts, ends, axes, steps, strict=True):
+        size = ([0, *shape(x)])[raw + n if raw < 0 else raw]
+        if raw in (0, -n) and start == 0 and step == 1 and end >= 2**31 - 1:
+            continue  # all samples
+        axis = _axis(raw, n)
+        first, stop, step = slice(int(start), int(end), step).indices(size)
+        source = new[-1].outputs[0] if new else x
+        if step < 0:
+            index = np.arange(first, stop, step, dtype=np.int64)
+            new.append(_gather(node, source, axis, index))
+        else:
+            new.append(_section(node, source, axis, first, stop, step))
+    if not new:
+        bypass(node)
+    else:
+        replace([node], new)
+    return True
+
+
+def _section(
+    node: ir.Node, x: ir.Value, axis: int, start: int, stop: int, step: int = 1
+) -> ir.Node:
+    bounds = [
+        add_constant(_graph(node), f"{node.name}_{what}", np.array([number], np.int64))
+        for what, number in (("start", start), ("end", stop), ("axis", axis), ("step", step))
+    ]
+    return make_node("Slice", [x, *bounds], {}, name=f"{node.name}")
+
+
+def _gather(node: ir.Node, x: ir.Value, axis: int, index: Array) -> ir.Node:
+    chosen = add_constant(_graph(node), f"{node.name}_index", index.astype(np.int64))
+    return make_node("Gather", [x, chosen], {"axis": axis}, name=str(node.name))
+
+
+def _select(node: ir.Node, _context: Context) -> bool:
+    """Gather rows by constant indices along any axis but the batch."""
+    x, index = operand(node, 0), parameter(node, 1, "index")
+    axis = _axis(attribute(node, "axis", 0), rank(x))
+    if index.ndim > 1:
+        raise Refusal("its indices are a table", "select along one axis with a list of indices")
+    size = shape(x)[axis - 1]
+    new = [_gather(node, x, axis, np.atleast_1d(index) % size)]
+    if index.ndim == 0:
+        target = [d for i, d in enumerate(shape(x)) if i != axis - 1]
+        if not target:
+            raise Refusal("it leaves no axis but the batch", "keep the axis")
+        new.append(shaped(node, new[0].outputs[0], target))
+    elif axis == attribute(node, "axis") and (index >= 0).all():
+        return False
+    replace([node], new)
+    return True
+
+
+def _split(node: ir.Node, _context: Context) -> bool:
+    x = operand(node, 0)
+    axis = _axis(attribute(node, "axis", 0), rank(x))
+    start = 0
+    for output in list(node.outputs):
+        assert output.shape is not None
+        stop = start + int(output.shape[axis])  # type: ignore[arg-type]
+        part = _section(node, x, axis, start, stop)
+        part.name = f"{node.name}_{start}"
+        part.metadata_props.update(node.metadata_props)
+        label = output.name
+        part.outputs[0].type, part.outputs[0].shape = output.type, output.shape
+        _graph(node).insert_before(node, part)
+        if output.is_graph_output():
+            outputs = _graph(node).outputs
+            outputs[[v is output for v in outputs].index(True)] = part.outputs[0]
+        ir.convenience.replace_all_uses_with(output, part.outputs[0])
+        output.name, part.outputs[0].name = None, label
+        start = stop
+    _graph(node).remove(node, safe=True)
+    return True
+
+
+def _sum(node: ir.Node, context: Context) -> bool:
+    if len(node.inputs) == 1:
+        return _drop(node, context)
+    total, new = operand(node, 0), []
+    for i in range(1, len(node.inputs)):
+        name = str(node.name) if i == len(node.inputs) - 1 else f"{node.name}_{i}"
+        new.append(make_node("Add", [total, operand(node, i)], {}, name=name))
+        total = new[-1].outputs[0]
+        total.shape, total.type = node.outputs[0].shape, node.outputs[0].type
+    replace([node], new)
+    for add in new:
+        _add(add, context)
+    return True
+
+
+def _add(node: ir.Node, _context: Context) -> bool:
+    """Two activations: same shape on both sides, and Add instead of Sub."""
+    a, b = operand(node, 0), operand(node, 1)
+    if constant(a) is not None or constant(b) is not None:
+        return False
+    target = shape(node.outputs[0])
+    if rank(a) != rank(b):
+        raise Refusal("its operands have different ranks, so samples meet channels", _UNMIXED)
+    new: list[ir.Node] = []
+    sides = []
+    for value, sign in ((a, 1.0), (b, -1.0 if node.op_type == "Sub" else 1.0)):
+        if sign == 1 and shape(value) == target:
+            sides.append(value)
+            continue
+        dims = (1, *target) if shape(value) != target else (1,) * rank(value)
+        factor = add_constant(_graph(node), f"{node.name}_sign", np.full(dims, sign, np.float32))
+        new.append(make_node("Mul", [value, factor], {}, name=f"{node.name}_sign"))
+        new[-1].outputs[0].shape, new[-1].outputs[0].type = node.outputs[0].shape, value.type
+        sides.append(new[-1].outputs[0])
+    if not new and node.op_type == "Add":
+        return False
+    new.append(make_node("Add", sides, {}, name=str(node.name)))
+    replace([node], new)
+    return True
+
+
+def _negate(node: ir.Node, _context: Context) -> bool:
+    minus = add_constant(_graph(node), f"{node.name}_sign", np.full(1, -1, np.float32))
+    replace([node], [make_node("Mul", [operand(node, 0), minus], {}, name=str(node.name))])
+    return True
+
+
+def _gemm(node: ir.Node, _context: Context) -> bool:
+    a = operand(node, 0)
+    producer = a.producer()
+    old = [node]
+    if attribute(node, "transA", 0):
+        undo = is_op(producer, "Transpose") and producer and attribute(producer, "perm") == [1, 0]
+        if not undo or producer is None:
+            raise Refusal("transA puts the batch on axis 1", _UNMIXED)
+        a = operand(producer, 0)
+    if constant(a) is not None:
+        raise Refusal("its left factor is constant, so the batch is on axis 1", _UNMIXED)
+    w = parameter(node, 1, "weight").astype(np.float64) * attribute(node, "alpha", 1.0)
+    w = w if attribute(node, "transB", 0) else w.T
+    third = node.inputs[2] if len(node.inputs) > 2 else None
+    c = constant(third)
+    beta = attribute(node, "beta", 1.0)
+    graph = _graph(node)
+    bias, new = np.zeros(len(w)), []
+    if c is not None:
+        if c.ndim == 2 and c.shape[0] != 1:
+            raise Refusal("its bias differs from sample to sample", _UNMIXED)
+        bias = np.broadcast_to(c.reshape(-1).astype(np.float64) * beta, (len(w),))
+    elif third is not None and beta != 1:
+        raise Refusal("beta scales an activation", "scale the activation before adding it")
+    inputs = [a, add_constant(graph, f"{node.name}_weight", w)]
+    inputs.append(add_constant(graph, f"{node.name}_bias", np.ascontiguousarray(bias)))
+    new = [make_node("Gemm", inputs, {"transB": 1}, name=str(node.name))]
+    if c is None and third is not None:
+        new[0].outputs[0].shape, new[0].outputs[0].type = node.outputs[0].shape, a.type
+        new.append(make_node("Add", [new[0].outputs[0], third], {}, name=f"{node.name}_sum"))
+    replace(old, new)
+    return True
+
+
+def _matmul(node: ir.Node, _context: Context) -> bool:
+    a, b = operand(node, 0), operand(node, 1)
+    left, right = constant(a), constant(b)
+    graph = _graph(node)
+    if left is None and right is None:
+        raise Refusal(
+            "it multiplies two activations; synapses carry constant weights",
+            "only products with a trained constant can become synapses",
+        )
+    w, x = (right, a) if right is not None else (left, b)
+    assert w is not None
+    if w.ndim != 2 or rank(x) < 2 or (left is not None and rank(x) < 3):
+        raise Refusal("its constant factor is not a matrix applied to each sample", _UNMIXED)
+    if right is not None and rank(a) == 2:
+        weight = add_constant(graph, f"{node.name}_weight", w.T)
+        bias = add_constant(graph, f"{node.name}_bias", np.zeros(w.shape[1], np.float32))
+        new = make_node("Gemm", [a, weight, bias], {"transB": 1}, name=str(node.name))
+    elif left is not None and rank(b) == 3:
+        kernel = add_constant(graph, f"{node.name}_weight", w[:, :, None])
+        new = make_node("Conv", [b, kernel], {}, name=str(node.name))
+    else:
+        return False
+    replace([node], [new])
+    return True
+
+
+def _clip(node: ir.Node, _context: Context) -> bool:
+    bounds = [-np.inf, np.inf]
+    for i in (1, 2):
+        if len(node.inputs) > i and node.inputs[i] is not None:
+            bounds[i - 1] = float(parameter(node, i, "bound").reshape(-1)[0])
+    low, high = bounds
+    if low != 0 or high <= 0:
+        raise Refusal(
+            f"it clips to [{low:g}, {high:g}]; a firing rate starts at 0",
+            "retrain with Relu or Clip(0, c)",
+        )
+    if high > 1e38:
+        new = make_node("Relu", [operand(node, 0)], {}, name=str(node.name))
+    else:
+        zero = add_constant(_graph(node), f"{node.name}_min", np.array(0, np.float32))
+        top = add_constant(_graph(node), f"{node.name}_max", np.array(high, np.float32))
+        new = make_node("Clip", [operand(node, 0), zero, top], {}, name=str(node.name))
+    replace([node], [new])
+    return True
+
+
+def _leaky(node: ir.Node, _context: Context) -> bool:
+    _check_slopes(np.array([attribute(node, "alpha", 0.01)]))
+    return False
+
+
+def _prelu(node: ir.Node, _context: Context) -> bool:
+    x, slope = operand(node, 0), parameter(node, 1, "slope")
+    channels = shape(x)[0]
+    dims = (1,) * (rank(x) - slope.ndim) + slope.shape
+    if len(dims) != rank(x) or any(d != 1 for i, d in enumerate(dims) if i != 1):
+        raise Refusal("its slope differs from pixel to pixel", "use one slope per channel")
+    _check_slopes(slope)
+    flat = np.broadcast_to(slope.reshape(-1), (channels,)).reshape(-1, *[1] * (rank(x) - 2))
+    if slope.shape == flat.shape:
+        return False
+    value = add_constant(_graph(node), f"{node.name}_slope", flat)
+    replace([node], [make_node("PRelu", [x, value], {}, name=str(node.name))])
+    return True
+
+
+def _check_slopes(slope: Array) -> None:
+    if (slope < 0).any() or (slope > 1).any():
+        raise Refusal(
+            "its slope lies outside [0, 1], so it is no rectifier",
+            "constrain the slope in training",
+        )
+
+
+def _product(node: ir.Node, _context: Context) -> bool:
+    if all(constant(v) is None for v in node.inputs):
+        verb = "multiplies" if node.op_type == "Mul" else "divides"
+        raise Refusal(
+            f"it {verb} two activations; currents only add",
+            "gates and attention cannot be converted; retrain without them",
+        )
+    if node.op_type == "Div" and constant(node.inputs[0]) is not None:
+        raise Refusal("it divides by an activation; currents only add", "retrain without it")
+    return False
+
+
+def _swap(node: ir.Node, _context: Context) -> bool:
+    """MaxPool -> activation becomes activation -> MaxPool."""
+    if len(node.inputs) == 0 or any(v.uses() for v in node.outputs[1:]):
+        return False
+    user = sole_user(node.outputs[0])
+    if user is None or user.op_type not in ACTIVATIONS or user.inputs[0] is not node.outputs[0]:
+        return False
+    x = operand(node, 0)
+    copied = [(a.name, a) for a in node.attributes.values()]
+    first = make_node(user.op_type, [x, *user.inputs[1:]], name=str(user.name))
+    first.attributes.update({a.name: a for a in user.attributes.values()})
+    second = make_node(node.op_type, [first.outputs[0]], name=str(node.name))
+    second.attributes.update(dict(copied))
+    first.metadata_props.update(user.metadata_props)
+    second.metadata_props.update(node.metadata_props)
+    first.outputs[0].shape, first.outputs[0].type = x.shape, x.type
+    replace([node, user], [first, second])
+    return True
+
+
+_RULES: dict[str, Rewrite] = {
+    "Identity": _drop,
+    "Dropout": _drop,
+    "Cast": _cast,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
+    "Transpose": _transpose,
+    "Concat": _concat,
+    "Slice": _slice,
+    "Gather": _select,
+    "Split": _split,
+    "Sum": _sum,
+    "Add": _add,
+    "Sub": _add,
+    "Neg": _negate,
+    "Mul": _product,
+    "Div": _product,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Clip": _clip,
+    "LeakyRelu": _leaky,
+    "PRelu": _prelu,
+}
+_SWAPS: dict[str, Rewrite] = {"MaxPool": _swap, "GlobalMaxPool": _swap}

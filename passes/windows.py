@@ -1,0 +1,404 @@
+"""Convolutions, pools, means and resizing: explicit pads, and synapses wherever they are linear.
+
+1. auto_pad and output_shape become pads; every attribute is written.
+2. GlobalMaxPool is a MaxPool over the whole plane.
+3. An average is a depthwise convolution with weights 1/k. Where the divisor varies (padding not
+   counted, partial windows in ceil mode) the sum is multiplied by a constant map; the map is
+   read off the node itself by running it on ones, so no rule about divisors is written twice.
+4. Nearest Resize copies rows: Gather along each axis. Linear Resize is separable and linear: one
+   matrix per axis, read off the node itself by running it on unit vectors.
+5. Reflecting and repeating pads copy rows too; a constant border is a bias map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.base import Context, Refusal, Rewrite, infer_shapes, rewrite
+from snncompiler.ann import probe
+from snncompiler.graph import (
+    Array,
+    add_constant,
+    attribute,
+    bypass,
+    constant,
+    make_node,
+    rank,
+    replace,
+    shape,
+    weights,
+)
+from snncompiler.ops import pooled_size
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Make windows explicit and averages linear."""
+
+    name: ClassVar[str] = "windows"
+
+    def run(self, model: ir.Model, context: Context) -> str:
+        """Rewrite every windowed op once."""
+        changes = 0
+        while partial := next((n for n in model.graph if attribute(n, "ceil_mode", 0)), None):
+            # Before opset 22, onnx's shape inference counts a last window that lies wholly in
+            # the padding; the true size must be known before anything behind it is looked at.
+            rule = _RULES[partial.op_type]
+            changes += rewrite(model, context, {partial.op_type: _only(partial, rule)})
+            if partial.graph is not None or context.shapeless:
+                break
+            infer_shapes(model)
+        changes += rewrite(model, context, _RULES)
+        infer_shapes(model)
+        return f"{changes} rewrites"
+
+
+def _only(chosen: ir.Node, rule: Rewrite) -> Rewrite:
+    return lambda node, context: node is chosen and rule(node, context)
+
+
+def _graph(node: ir.Node) -> ir.Graph:
+    assert node.graph is not None
+    return node.graph  # type: ignore[return-value]
+
+
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None
+    shape(value), shape(node.outputs[0])
+    return value
+
+
+def same_pads(size: int, kernel: int, stride: int, dilation: int, *, upper: bool) -> list[int]:
+    """[begin, end] of auto_pad SAME: ceil(size / stride) windows, the odd pixel at one side."""
+    out = -(-size // stride)
+    total = max((out - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    small = total // 2
+    return [small, total - small] if upper else [total - small, small]
+
+
+def _windows(node: ir.Node, kernel: Sequence[int]) -> dict[str, Any]:
+    """kernel_shape, strides, dilations and resolved pads of a Conv or pool."""
+    sizes = shape(_first(node))[1:]
+    n = len(kernel)
+    strides = attribute(node, "strides") or [1] * n
+    dilations = attribute(node, "dilations") or [1] * n
+    mode = attribute(node, "auto_pad", "NOTSET")
+    if mode.startswith("SAME"):
+        pairs = [
+            same_pads(*sizes_, upper=mode == "SAME_UPPER")
+            for sizes_ in zip(sizes, kernel, strides, dilations, strict=True)
+        ]
+        pads = [p[0] for p in pairs] + [p[1] for p in pairs]
+    else:
+        pads = (attribute(node, "pads") if mode == "NOTSET" else None) or [0] * (2 * n)
+    return {
+        "kernel_shape": list(kernel),
+        "strides": strides,
+        "dilations": dilations,
+        "pads": pads,
+    }
+
+
+def _weight(node: ir.Node) -> Array:
+    for i, what in ((1, "weight"), (2, "bias")):
+        value = node.inputs[i] if len(node.inputs) > i else None
+        if value is not None and constant(value) is None:
+            raise Refusal(
+                f"its {what} is computed from the data; synapses are fixed after training",
+                "export with constant weights",
+            )
+    return weights(node.inputs[1])
+
+
+def _conv(node: ir.Node, _context: Context) -> bool:
+    w = _weight(node)
+    new = {**_windows(node, w.shape[2:]), "group": attribute(node, "group", 1)}
+    replace([node], [make_node("Conv", node.inputs, new, name=str(node.name))])
+    return True
+
+
+def _conv_transpose(node: ir.Node, _context: Context) -> bool:
+    w = _weight(node)
+    sizes, results = shape(_first(node))[1:], shape(node.outputs[0])[1:]
+    n = len(sizes)
+    strides = attribute(node, "strides") or [1] * n
+    dilations = attribute(node, "dilations") or [1] * n
+    extra = attribute(node, "output_padding") or [0] * n
+    mode = attribute(node, "auto_pad", "NOTSET")
+    pads = attribute(node, "pads") or [0] * (2 * n)
+    if mode != "NOTSET" or attribute(node, "output_shape") is not None:
+        # pads follow from the output's size: total = stride (in - 1) + extra + reach - out
+        for i in range(n):
+            reach = dilations[i] * (w.shape[2 + i] - 1) + 1
+            total = strides[i] * (sizes[i] - 1) + extra[i] + reach - results[i]
+            if total < 0:
+                extra[i], total = extra[i] - total, 0
+            small = total // 2
+            begin = small if mode == "SAME_UPPER" else total - small
+            pads[i], pads[i + n] = begin, total - begin
+    new = {
+        "kernel_shape": list(w.shape[2:]),
+        "strides": strides,
+        "dilations": dilations,
+        "pads": pads,
+        "output_padding": extra,
+        "group": attribute(node, "group", 1),
+    }
+    replace([node], [make_node("ConvTranspose", node.inputs, new, name=str(node.name))])
+    return True
+
+
+def _max_pool(node: ir.Node, _context: Context) -> bool:
+    if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
+        raise Refusal(
+            "its indices are used; the winner of a window changes while spikes arrive",
+            "use resizing or transposed convolution instead of unpooling",
+        )
+    x = _first(node)
+    if node.op_type == "GlobalMaxPool":
+        new = _windows(node, shape(x)[1:])
+    else:
+        new = _windows(node, attribute(node, "kernel_shape"))
+    new["ceil_mode"] = 0
+    if attribute(node, "ceil_mode", 0) and attribute(node, "auto_pad", "NOTSET") == "NOTSET":
+        _pad_ceil(new, shape(x)[1:])
+    replace([node], [make_node("MaxPool", [x], new, name=str(node.name))])
+    return True
+
+
+def _pad_ceil(new: dict[str, Any], sizes: Sequence[int]) -> None:
+    """Turn the overhang of ceil mode into padding at the end, so that every window is whole."""
+    for i, size in enumerate(sizes):
+        kernel, stride, dilation = (
+            new[k][i] for k in ("kernel_shape", "strides", "dilations")
+        )
+        begin, end = new["pads"][i], new["pads"][i + len(sizes)]
+        count = pooled_size(size, kernel, stride, dilation, begin, end, 1)
+        new["pads"][i + len(sizes)] = max(
+            0, (count - 1) * stride + dilation * (kernel - 1) + 1 - size - begin
+        )
+
+
+def _average(node: ir.Node, context: Context) -> bool:
+    x = _first(node)
+    channels, sizes = shape(x)[0], shape(x)[1:]
+    n = len(sizes)
+    if node.op_type == "GlobalAveragePool":
+        new = _windows(node, sizes)
+    else:
+        new = _windows(node, attribute(node, "kernel_shape"))
+    if attribute(node, "ceil_mode", 0) and attribute(node, "auto_pad", "NOTSET") == "NOTSET":
+        _pad_ceil(new, sizes)
+    ones = np.ones((1, channels, *sizes), np.float32)
+    # onnxruntime divides differently in different opsets; the file's own one is the truth.
+    factor = probe(node, [ones], context.opset)[0][:, :1].astype(np.float64)
+    results = factor.shape[2:]
+    for i, size in enumerate(sizes):
+        factor /= np.maximum(_covered(new, i, size, results[i]), 1).reshape(
+            [-1 if axis == i + 2 else 1 for axis in range(n + 2)]
+        )
+    uniform = bool(np.all(factor == factor.flat[0]))
+    value = factor.flat[0] if uniform else 1.0
+    name = str(node.name)
+    kernel = np.full((channels, 1, *new["kernel_shape"]), value)
+    w = add_constant(_graph(node), f"{name}_weight", kernel)
+    sums = make_node("Conv", [x, w], {**new, "group": channels}, name=name)
+    if uniform:
+        replace([node], [sums])
+        return True
+    sums.outputs[0].type = x.type
+    divisor = add_constant(_graph(node), f"{name}_divisor", factor)
+    replace([node], [sums, make_node("Mul", [sums.outputs[0], divisor], name=f"{name}_mean")])
+    return True
+
+
+def _covered(new: dict[str, Any], axis: int, size: int, windows: int) -> Array:
+    """How many real inputs each window holds along one axis."""
+    first = np.arange(windows) * new["strides"][axis] - new["pads"][axis]
+    taps = first[:, None] + np.arange(new["kernel_shape"][axis]) * new["dilations"][axis]
+    counts: Array = ((taps >= 0) & (taps < size)).sum(1)
+    return counts
+
+
+def _reduce_mean(node: ir.Node, _context: Context) -> bool:
+    x = _first(node)
+    n = rank(x)
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if given is None and attribute(node, "noop_with_empty_axes", 0):
+        bypass(node)
+        return True
+    axes = sorted({int(a) % n for a in (range(n) if given is None else given)})
+    if 0 in axes or n < 3:
+        raise Refusal("it averages over samples or features", "average over space only")
+    if axes == [1] or 1 in axes:
+        raise Refusal("it averages over channels", "use a 1x1 convolution, or average over space")
+    dims = shape(x)
+    kernel = [dims[i - 1] if i in axes else 1 for i in range(2, n)]
+    w = np.full((dims[0], 1, *kernel), 1 / np.prod(kernel))
+    flat: dict[str, Any] = dict.fromkeys(("strides", "dilations"), [1] * len(kernel))
+    flat |= {"kernel_shape": kernel, "pads": [0] * (2 * len(kernel)), "group": dims[0]}
+    weight = add_constant(_graph(node), f"{node.name}_weight", w)
+    new = [make_node("Conv", [x, weight], flat, name=str(node.name))]
+    if not attribute(node, "keepdims", 1):
+        target = [d for i, d in enumerate(dims, 1) if i not in axes]
+        new[0].outputs[0].type = x.type
+        shaped = np.array([0, *target], np.int64)
+        dims_value = add_constant(_graph(node), f"{node.name}_shape", shaped)
+        new.append(
+            make_node("Reshape", [new[0].outputs[0], dims_value], name=f"{node.name}_squeeze")
+            if len(target) > 1
+            else make_node("Flatten", [new[0].outputs[0]], {"axis": 1}, name=f"{node.name}_flat")
+        )
+    replace([node], new)
+    return True
+
+
+def _resize(node: ir.Node, _context: Context) -> bool:
+    x = _first(node)
+    before, after = [0, *shape(x)], [0, *shape(node.outputs[0])]
+    mode = attribute(node, "mode", "nearest")
+    if attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise Refusal("it crops by a region of interest", "resize the whole plane")
+    if before[1] != after[1]:
+        raise Refusal("it resizes the channel axis", "resize space only")
+    new: list[ir.Node] = []
+    value = x
+    for axis in range(2, len(before)):
+        matrix = _axis_matrix(node, axis, before[axis], after[axis])
+        if matrix.shape[0] == matrix.shape[1] and (matrix == np.eye(len(matrix))).all():
+            continue
+        name = str(node.name) if not new else f"{node.name}_{axis}"
+        if mode == "nearest":
+            index = add_constant(
+                _graph(node), f"{name}_index", matrix.argmax(1).astype(np.int64)
+            )
+            new.append(make_node("Gather", [value, index], {"axis": axis}, name=name))
+        else:
+            new.extend(_along(node, value, matrix, axis, len(before), name))
+        value = new[-1].outputs[0]
+        for made in new:
+            made.outputs[0].type = x.type
+    if not new:
+        bypass(node)
+    else:
+        replace([node], new)
+    return True
+
+
+def _axis_matrix(node: ir.Node, axis: int, size: int, result: int) -> Array:
+    """[result, size]: how the node mixes rows along one axis, found by trying unit vectors."""
+    x = _first(node)
+    dims = list(shape(x))
+    columns = []
+    assert x.shape is not None
+    batch = x.shape[0]
+    # A hard-coded batch in `sizes` wants exactly that many samples.
+    n = batch if isinstance(batch, int) else 1
+    for start in range(size):
+        unit = np.zeros((n, *dims), np.float32)
+        unit[(slice(None),) * axis + (start,)] = 1
+        y = probe(node, [unit])[0][0]
+        columns.append(y[(0, *(slice(None) if a == axis else 0 for a in range(2, y.ndim + 1)))])
+    matrix = np.stack(columns, 1).astype(np.float64)
+    assert matrix.shape == (result, size)
+    return matrix
+
+
+def _along(
+    node: ir.Node, x: ir.Value, matrix: Array, axis: int, n: int, name: str
+) -> list[ir.Node]:
+    """Multiply one axis by a matrix: from the right if it is last, from the left if last but one;
+    any other axis is brought there and back."""
+    graph = _graph(node)
+    if axis == n - 1:
+        w = add_constant(graph, f"{name}_matrix", matrix.T)
+        return [make_node("MatMul", [x, w], name=name)]
+    if axis == n - 2:
+        w = add_constant(graph, f"{name}_matrix", matrix)
+        return [make_node("MatMul", [w, x], name=name)]
+    perm = [i for i in range(n) if i != axis] + [axis]
+    there = make_node("Transpose", [x], {"perm": perm}, name=f"{name}_there")
+    w = add_constant(graph, f"{name}_matrix", matrix.T)
+    product = make_node("MatMul", [there.outputs[0], w], name=name)
+    back = [int(i) for i in np.argsort(perm)]
+    home = make_node("Transpose", [product.outputs[0]], {"perm": back}, name=f"{name}_back")
+    return [there, product, home]
+
+
+def _pad(node: ir.Node, _context: Context) -> bool:
+    x = _first(node)
+    n = rank(x)
+    given = constant(node.inputs[1])
+    axes_value = node.inputs[3] if len(node.inputs) > 3 else None
+    axes = constant(axes_value)
+    if given is None or (axes_value is not None and axes is None):
+        raise Refusal("its widths are computed from the data", "pad by fixed widths")
+    fill_value = node.inputs[2] if len(node.inputs) > 2 else None
+    fill = constant(fill_value)
+    if fill_value is not None and fill is None:
+        raise Refusal("its border is computed from the data", "pad with a constant")
+    widths = np.zeros((n, 2), np.int64)
+    chosen = range(n) if axes is None else [int(a) % n for a in axes]
+    for i, axis in enumerate(chosen):
+        widths[axis] = given[i], given[i + len(given) // 2]
+    if widths[0].any():
+        raise Refusal("it pads the batch axis", "pad space only")
+    mode = attribute(node, "mode", "constant")
+    name = str(node.name)
+    graph = _graph(node)
+    new: list[ir.Node] = []
+    value = x
+    if mode != "constant" or (widths < 0).any():
+        for axis in range(1, n):
+            begin, end = (int(w) for w in widths[axis])
+            if mode == "constant":
+                begin, end = min(begin, 0), min(end, 0)
+            if begin == end == 0:
+                continue
+            rows = np.arange(shape(x)[axis - 1])
+            rows = rows[max(0, -begin) : len(rows) - max(0, -end)]
+            if mode != "constant":
+                rows = np.pad(rows, (max(0, begin), max(0, end)), mode=mode)
+            index = add_constant(graph, f"{name}_index", rows.astype(np.int64))
+            label = name if not new else f"{name}_{axis}"
+            new.append(make_node("Gather", [value, index], {"axis": axis}, name=label))
+            value = new[-1].outputs[0]
+            value.type = x.type
+    border = np.maximum(widths, 0)
+    if mode == "constant" and border.any():
+        flat = add_constant(graph, f"{name}_pads", border.T.reshape(-1))
+        label = name if not new else f"{name}_border"
+        new.append(make_node("Pad", [value, flat], {"mode": "constant"}, name=label))
+        value = new[-1].outputs[0]
+        value.type = x.type
+        level = 0.0 if fill is None else float(fill.reshape(-1)[0])
+        if level:
+            inner = [int(d) for d in np.array(shape(node.outputs[0])) - border[1:].sum(1)]
+            map_ = np.pad(np.zeros(inner), border[1:].tolist(), constant_values=level)
+            bias = add_constant(graph, f"{name}_fill", map_[None])
+            new.append(make_node("Add", [value, bias], name=f"{name}_fill"))
+    if not new:
+        bypass(node)
+    else:
+        replace([node], new)
+    return True
+
+
+_RULES: dict[str, Rewrite] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MaxPool": _max_pool,
+    "GlobalMaxPool": _max_pool,
+    "AveragePool": _average,
+    "GlobalAveragePool": _average,
+    "ReduceMean": _reduce_mean,
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Pad": _pad,
+}

@@ -1,0 +1,5 @@
+"""python -m snncompiler: the command `snnc`."""
+
+from snncompiler.cli import main
+
+main()

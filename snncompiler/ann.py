@@ -1,0 +1,98 @@
+"""The trained network as onnxruntime runs it: the oracle of every pass, the source of statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import onnx_ir as ir
+import onnxruntime
+
+from snncompiler.graph import Array, constant, data_inputs
+from snncompiler.ops import IR_VERSION, OPSET
+
+
+def session(
+    model: ir.Model | onnx.ModelProto, outputs: Sequence[str] = (), *, exact: bool = True
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session; `outputs` are inner values to expose as further outputs.
+
+    exact: graph optimisation off, so that nothing but the ops as written is computed. The model
+    goes in as bytes, never as a path: onnxruntime would follow external data anywhere.
+    """
+    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+    if outputs:
+        proto = with_outputs(proto, outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of the model whose outputs are its own, then the float values `names`."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    have = {o.name for o in copy.graph.output}
+    copy.graph.output.extend(
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None)
+        for n in dict.fromkeys(names)
+        if n not in have
+    )
+    return copy
+
+
+def run(
+    model: ir.Model | onnx.ModelProto, x: Array, outputs: Sequence[str] = (), batch: int = 32
+) -> dict[str, Array]:
+    """All outputs, and the inner values named, on all samples."""
+    parts = list(stream(model, x, outputs, batch))
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def stream(
+    model: ir.Model | onnx.ModelProto, x: Array, outputs: Sequence[str] = (), batch: int = 32
+) -> Iterator[dict[str, Array]]:
+    """Run the network batch by batch; each item holds the outputs and the inner values named."""
+    runner = session(model, outputs)
+    feed = runner.get_inputs()[0].name
+    names = [o.name for o in runner.get_outputs()]
+    for start in range(0, len(x), batch):
+        yield dict(zip(names, runner.run(names, {feed: x[start : start + batch]}), strict=True))
+
+
+def relative_error(measured: Array, expected: Array) -> float:
+    """max |measured - expected| / max |expected| (0 if both are 0)."""
+    top = float(np.max(np.abs(expected), initial=0.0))
+    difference = float(np.max(np.abs(measured - expected), initial=0.0))
+    return difference if top == 0 else difference / top
+
+
+def probe(node: ir.Node, inputs: Sequence[Array], opset: int = OPSET) -> list[Array]:
+    """Run one node alone on arrays, one for each of its data inputs in order."""
+    proto = ir.serde.serialize_node(node)
+    del proto.metadata_props[:]
+    feeds = dict(zip([v.name for v in data_inputs(node)], inputs, strict=True))
+    info = onnx.helper.make_tensor_value_info
+    float32 = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [proto],
+        "probe",
+        [info(name, float32, None) for name in feeds],
+        [info(v.name, float32, None) for v in node.outputs],
+        [
+            onnx.numpy_helper.from_array(array, v.name)
+            for v in node.inputs
+            if v is not None and (array := constant(v)) is not None
+        ],
+    )
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION)
+    results: list[Array] = session(model).run(None, feeds)
+    return results

@@ -1,0 +1,325 @@
+"""From a trained ONNX file to the canonical ANN: opset 21, static shapes, dynamic batch.
+
+    gate -> host tail cut off -> opset 21 -> constants folded at one batch size -> batch freed
+
+Constants are folded with the batch fixed to one number, so that every shape computed by the
+exporter's Shape-Gather-Concat chains becomes a constant; what the batch means in each op is then
+told by the op's axes (`passes/simplify.py`), not guessed from numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from onnxscript import optimizer, version_converter
+
+from snncompiler import gate
+from snncompiler.ann import session
+from snncompiler.diagnostics import InputError, Problem, refuse
+from snncompiler.graph import Array, add_constant, set_sources, sources
+from snncompiler.ops import IR_VERSION, OPSET
+
+#: Ops that the host applies to the accumulated readout when nothing but movement follows them.
+HOST_OPS = frozenset(
+    "Softmax LogSoftmax Sigmoid HardSigmoid Tanh ArgMax Relu Clip LeakyRelu PRelu".split()
+)
+_PASSABLE = frozenset(
+    "Identity Dropout Cast Reshape Flatten Squeeze Unsqueeze Transpose Concat".split()
+)
+
+
+@dataclass
+class Network:
+    """A trained network on its way in.
+
+    model: the canonical ANN. original: the file as read, its host tail cut off: the oracle.
+    nodes: name and op of every original node, in order. host: the nodes of the tail.
+    batch: the batch size hard-coded in the file, or None. opset: the file's. digest: its sha256.
+    """
+
+    model: ir.Model
+    original: onnx.ModelProto
+    nodes: list[tuple[str, str]]
+    host: list[str] = field(default_factory=list)
+    batch: int | None = None
+    opset: int = OPSET
+    digest: str = ""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        value = self.model.graph.inputs[0]
+        assert value.shape is not None
+        return tuple(int(d) for d in list(value.shape)[1:])  # type: ignore[arg-type]
+
+    def outputs(self, x: Array) -> list[Array]:
+        """What the original network computes (before its host tail), by onnxruntime."""
+        runner = session(self.original)
+        feed = runner.get_inputs()[0].name
+        step = self.batch or len(x)
+        parts = []
+        for start in range(0, len(x), step):
+            block = x[start : start + step]
+            short = step - len(block)
+            if short:
+                block = np.concatenate([block, np.zeros((short, *x.shape[1:]), x.dtype)])
+            parts.append([y[: step - short] for y in runner.run(None, {feed: block})])
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def load(source: str | Path | onnx.ModelProto) -> Network:
+    """Read, check and canonicalise a trained network.
+
+    Raises:
+        InputError: the file is unsafe, damaged, or built of what no import can handle.
+    """
+    if isinstance(source, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+    else:
+        proto = gate.read(source)
+    digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+    gate.check(proto)
+    nodes = [(n.name, n.op_type) for n in proto.graph.node]
+    _refuse_foreign(proto)
+    _drop_initialiser_inputs(proto)
+    host = _cut_tail(proto)
+    batch = _fix_batch(proto)
+    opset = next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx"))
+    model = _canonical(proto, batch or 1)
+    return Network(model, proto, nodes, host, batch, opset, digest)
+
+
+def _refuse_foreign(proto: onnx.ModelProto) -> None:
+    """Nodes that cannot even be imported; everything else is judged after canonicalisation."""
+    problems = []
+    for node in proto.graph.node:
+        what = f"cannot convert '{node.op_type}' at node '{node.name}'"
+        if node.domain not in ("", "ai.onnx"):
+            why = f"it belongs to the domain '{node.domain}', whose meaning is not known here"
+            do = "export with standard ONNX operators only"
+            problems.append(Problem(what, why, do, node.name))
+        elif any(a.HasField("g") or a.graphs for a in node.attribute):
+            why = "control flow depends on data; a spiking network has a fixed wiring"
+            do = "export the network with the branch or loop unrolled"
+            problems.append(Problem(what, why, do, node.name))
+        elif node.op_type in ("RNN", "LSTM", "GRU"):
+            why = "it keeps a state over a sequence of its own and gates by products"
+            problems.append(Problem(what, why, "use a feed-forward network", node.name))
+    if problems:
+        # The others that are known to fail join the list, so that nobody fixes them one by one.
+        named = {p.node for p in problems}
+        problems += [
+            Problem(
+                f"cannot convert '{n.op_type}' at node '{n.name}'", *REASONS[n.op_type], n.name
+            )
+            for n in proto.graph.node
+            if n.op_type in REASONS and n.name not in named
+        ]
+        raise InputError(*problems)
+
+
+#: op: (why no spiking network computes it, what to do instead)
+REASONS: dict[str, tuple[str, str]] = {
+    "LRN": (
+        "it divides by a data-dependent norm; no integrate-and-fire network computes that",
+        "retrain with BatchNormalization, or export without it",
+    ),
+    **dict.fromkeys(
+        ("InstanceNormalization", "LayerNormalization", "GroupNormalization", "LpNormalization"),
+        (
+            "it normalises by statistics of the data itself; thresholds are fixed after training",
+            "retrain with BatchNormalization",
+        ),
+    ),
+    **dict.fromkeys(
+        ("Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Softplus", "Elu", "Selu", "Celu", "Gelu"),
+        (
+            "a firing rate is piecewise linear in its current; this curve is not",
+            "retrain with Relu, LeakyRelu or Clip; at the end of the network it may stay",
+        ),
+    ),
+    **dict.fromkeys(
+        ("Softmax", "LogSoftmax"),
+        (
+            "it divides by a sum over the data; inside the network no neuron computes that",
+            "only as the last step, where the host applies it to the readout",
+        ),
+    ),
+}
+
+
+def _drop_initialiser_inputs(proto: onnx.ModelProto) -> None:
+    """Files of IR version 3 list every initialiser as an input too; then nothing is constant."""
+    initialisers = {t.name for t in proto.graph.initializer}
+    inputs = [i for i in proto.graph.input if i.name not in initialisers]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    proto.ir_version = max(proto.ir_version, 4)
+
+
+def _cut_tail(proto: onnx.ModelProto) -> list[str]:
+    """Cut off what the host applies to the readout; returns the names of the nodes cut."""
+    graph = proto.graph
+    users: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node.name)
+    outputs = {o.name for o in graph.output}
+    ends: set[str] = set()  # nodes after which nothing but the host's work follows
+    tail: set[str] = set()
+    for node in reversed(graph.node):
+        results = [v for v in node.output if v]
+        only = all(u in ends for v in results for u in users.get(v, []))
+        used = any(v in outputs or v in users for v in results)
+        if only and used and node.op_type in HOST_OPS | _PASSABLE:
+            ends.add(node.name)
+    cut: dict[str, str] = {}  # value -> the value before the tail
+    for node in graph.node:
+        if node.name in ends:
+            previous = next((cut[v] for v in node.input if v in cut), None)
+            if previous is not None or node.op_type in HOST_OPS:
+                tail.add(node.name)
+                before = previous or node.input[0]
+                cut.update((v, before) for v in node.output if v)
+    if not tail:
+        return []
+    produced = {v for n in graph.node for v in n.output}
+    names = []
+    for output in list(graph.output):
+        name = cut.get(output.name, output.name)
+        if name in produced and name not in names:
+            names.append(name)
+    if len(names) < len({cut.get(o.name, o.name) for o in graph.output}):
+        return []  # the tail is the whole network: there is nothing to read out before it
+    kept = {o.name: o for o in graph.output}
+    kinds = [
+        kept.get(n) or onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None)
+        for n in names
+    ]
+    del graph.output[:]
+    graph.output.extend(kinds)
+    nodes = [n for n in graph.node if n.name not in tail]
+    removed = [n.name for n in graph.node if n.name in tail]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    inferred = onnx.shape_inference.infer_shapes(proto).graph.output
+    del graph.output[:]
+    graph.output.extend(inferred)
+    return removed
+
+
+def _fix_batch(proto: onnx.ModelProto) -> int | None:
+    """The batch size that the file hard-codes, if it does."""
+    dim = proto.graph.input[0].type.tensor_type.shape.dim[0]
+    return dim.dim_value if dim.HasField("dim_value") else None
+
+
+def _canonical(proto: onnx.ModelProto, batch: int) -> ir.Model:
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(proto)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    for entry in fixed.opset_import:
+        # Opsets 22 to 25 widened types of the ops we convert, not their meaning.
+        entry.version = min(entry.version, OPSET) if entry.domain in ("", "ai.onnx") else 1
+    del fixed.graph.value_info[:]
+    for output in fixed.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    try:
+        fixed = onnx.shape_inference.infer_shapes(fixed)
+        model = ir.from_proto(fixed)
+        _to_opset(model)
+        _stamp(model, proto)
+        _fold(model)
+    except InputError:
+        raise
+    except Exception as error:
+        # The converters of onnx and onnxscript raise many kinds of errors for what they cannot do.
+        raise refuse(
+            "the network cannot be brought to opset 21",
+            " ".join(str(error).split())[:300],
+            "export it again with opset 17 and fixed image dimensions",
+        ) from error
+    return model
+
+
+def _to_opset(model: ir.Model) -> None:
+    for name in ("onnxscript.version_converter", "onnx_ir.passes.common.shape_inference"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    before = model.graph.opset_imports.get("", 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if model.graph.opset_imports.get("", 0) != OPSET:
+            version_converter.ConvertVersionPass(OPSET, fallback=True)(model)
+    if model.graph.opset_imports.get("", 0) != OPSET:
+        raise refuse(
+            "the network cannot be brought to opset 21",
+            "one of its operators has no conversion",
+            "export it again with opset 17",
+        )
+    if before < 11:
+        # Up to opset 10, resizing was asymmetric; the converter leaves that to the new default.
+        for node in model.graph:
+            if node.op_type == "Resize":
+                mode = ir.AttrString("coordinate_transformation_mode", "asymmetric")
+                node.attributes["coordinate_transformation_mode"] = mode
+                node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
+    model.ir_version = IR_VERSION
+    common.RemoveInitializersFromInputsPass()(model)
+
+
+def _stamp(model: ir.Model, proto: onnx.ModelProto) -> None:
+    """Let every node know the original it stands for.
+
+    The version converter keeps value names but not always node names, and may insert helpers;
+    a helper stands for the node whose result it prepares.
+    """
+    producers = {v: n.name for n in proto.graph.node for v in n.output if v}
+    names = {n.name for n in proto.graph.node}
+    nodes = list(model.graph)
+    for node in nodes:
+        found = [producers[v.name] for v in node.outputs if v.name in producers]
+        if found or node.name in names:
+            set_sources(node, found or [str(node.name)])
+    for node in reversed(nodes):
+        if not sources(node):
+            users = [u.node for v in node.outputs for u in v.uses()]
+            set_sources(node, sources(*users) or [str(node.name)])
+    for i, node in enumerate(nodes):
+        if not node.name:
+            node.name = (sources(node) or [f"{node.op_type}_{i}"])[0]
+
+
+def _fold(model: ir.Model) -> None:
+    _fold_fills(model)
+    common.ShapeInferencePass()(model)
+    limit = 2**40
+    optimizer.fold_constants(model, input_size_limit=limit, output_size_limit=limit)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.RemoveUnusedNodesPass()(model)
+
+
+def _fold_fills(model: ir.Model) -> None:
+    """ConstantOfShape makes the weights of some published test networks; onnxscript leaves it."""
+    for node in list(model.graph):
+        if node.op_type != "ConstantOfShape" or node.inputs[0] is None:
+            continue
+        target = ir.convenience.get_const_tensor(node.inputs[0])
+        if target is None:
+            continue
+        fill = node.attributes.get("value")
+        value = np.float32(0) if fill is None else fill.as_tensor().numpy().reshape(-1)[0]
+        output = node.outputs[0]
+        filled = np.full([int(d) for d in target.numpy()], value)
+        new = add_constant(model.graph, f"{output.name}_filled", filled)
+        ir.convenience.replace_all_uses_with(output, new)
+        model.graph.remove(node, safe=True)
+
