@@ -303,8 +303,9 @@ def _axis_matrix(node: ir.Node, axis: int, size: int, result: int) -> Array:
     for start in range(size):
         unit = np.zeros((n, *dims), np.float32)
         unit[(slice(None),) * axis + (start,)] = 1
-        y = probe(node, [unit])[0][0]
-        columns.append(y[(0, *(slice(None) if a == axis else 0 for a in range(2, y.ndim + 1)))])
+        y = probe(node, [unit])[0][0, 0]
+        corner = tuple(slice(None) if a == axis else 0 for a in range(2, y.ndim + 2))
+        columns.append(y[corner])
     matrix = np.stack(columns, 1).astype(np.float64)
     assert matrix.shape == (result, size)
     return matrix

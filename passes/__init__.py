@@ -1,0 +1,36 @@
+"""The passes, one a file, and the order they run in."""
+
+from passes.affine import Affine
+from passes.base import Pass
+from passes.coding import Coding
+from passes.grid import Grid
+from passes.legal import Legal
+from passes.neurons import Neurons
+from passes.normalise import Normalise
+from passes.observe import Observe
+from passes.pooling import Pooling
+from passes.simplify import Simplify
+from passes.thresholds import Thresholds
+from passes.twin_synapse import TwinSynapse
+from passes.windows import Windows
+
+#: Import: what turns any exporter's spelling into the few ops that spikes can compute.
+IMPORT: tuple[Pass, ...] = (
+    Simplify(),  # first: one spelling, so that no later pass knows another
+    Windows(),  # explicit pads and linear averages, so that affine folding sees convolutions
+    Affine(),  # before statistics: thresholds belong to the folded network
+    Legal(),  # everything refused is refused here, at once
+)
+
+#: The whole pipeline, in order. Options are fields; recipes replace them by name.
+PIPELINE: tuple[Pass, ...] = (
+    *IMPORT,
+    Observe(),  # on the ANN: what are the activations?
+    Thresholds(),  # how large is one spike?
+    Neurons(),  # activations become populations; from here on the graph is spiking
+    TwinSynapse(),  # behind neurons, before pools: pools must see the cancelled counts
+    Pooling(),  # pools of spikes become exact in time
+    Coding(),  # input current and readout: from here on the network runs
+    Normalise(),  # scales into weights: thresholds become 1, spikes integers
+    Grid(),  # last: the weights that every backend will see
+)

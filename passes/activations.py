@@ -1,0 +1,30 @@
+"""The trained network's activations on the calibration data, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.base import Context
+from snncompiler.ann import stream
+from snncompiler.graph import ACTIVATIONS, Array
+
+
+def activations(model: ir.Model) -> list[str]:
+    """The outputs of all activations, in order."""
+    return [str(n.outputs[0].name) for n in model.graph if n.op_type in ACTIVATIONS]
+
+
+def activation_batches(model: ir.Model, context: Context) -> Iterator[dict[str, Array]]:
+    """All activations of the calibration data, batch by batch."""
+    names, batch, x = activations(model), 32, context.calibration
+    for i, values in enumerate(stream(model, x, names, batch)):
+        yield values
+        context.progress("observing", min((i + 1) * batch, len(x)), len(x))
+
+
+def by_channel(a: Array) -> Array:
+    """[N, C, ...] as [C, values]."""
+    return np.moveaxis(a, 1, 0).reshape(a.shape[1], -1)

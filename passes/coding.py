@@ -1,0 +1,101 @@
+"""Direct input coding and the accumulated readout.
+
+The input is a constant current. Encode commutes with linear ops, so it is placed as late as it can
+be: everything that depends on the input through linear ops alone (the *static* part: first
+convolution, input normalisation, a pool of the raw input) is computed once, not at every step.
+Every output of the network is read by a Readout that accumulates it over time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from passes.base import Context, infer_shapes, tidy
+from snncompiler.graph import KIND, make_node, set_sources, sources, unique_name
+from snncompiler.ops import DOMAIN, NEURONS, SPIKING
+
+
+@dataclass(frozen=True)
+class Coding:
+    """Encode and Readout.
+
+    readout: 'mean' (in the units of the trained network's output) or 'sum'. start: steps at the
+    beginning that the readout does not hear.
+    """
+
+    name: ClassVar[str] = "coding"
+    readout: Literal["mean", "sum"] = "mean"
+    start: int = 0
+
+    def run(self, model: ir.Model, context: Context) -> str:
+        """Insert both; tensors over time get the leading dimension T*N ("TN")."""
+        graph = model.graph
+        image, steps = graph.inputs
+        static = static_values(model)
+        encoded: dict[ir.Value, ir.Value] = {}
+        for node in list(graph):
+            for index, value in enumerate(node.inputs):
+                if value in static and not (set(node.outputs) & static):
+                    node.replace_input_with(index, self._encode(graph, value, steps, encoded))
+        for index, value in enumerate(list(graph.outputs)):
+            current = self._encode(graph, value, steps, encoded) if value in static else value
+            settings = {"mode": self.readout, "start": self.start}
+            name = unique_name(graph, f"readout_{index}" if index else "readout")
+            node = make_node("Readout", [current, steps], settings, name=name, domain=DOMAIN)
+            producer = value.producer()
+            set_sources(node, sources(producer) if producer else [])
+            graph.append(node)
+            label = value.name
+            graph.outputs[index] = node.outputs[0]
+            value.name = unique_name(graph, f"{label}_current")
+            node.outputs[0].name, node.outputs[0].type = label, value.type
+        tidy(model)
+        infer_shapes(model)
+        mark_kinds(model)
+        return f"{len(encoded)} constant currents, {len(graph.outputs)} readouts ({self.readout})"
+
+    @staticmethod
+    def _encode(
+        graph: ir.Graph, value: ir.Value, steps: ir.Value, encoded: dict[ir.Value, ir.Value]
+    ) -> ir.Value:
+        if value not in encoded:
+            name = unique_name(graph, f"{value.name}_encoded")
+            node = make_node("Encode", [value, steps], {"mode": "current"}, name=name, domain=DOMAIN)
+            producer = value.producer()
+            set_sources(node, sources(producer) if producer else [])
+            node.outputs[0].name, node.outputs[0].type = name, value.type
+            if producer is None:
+                graph.insert_before(graph[0], node)
+            else:
+                graph.insert_after(producer, node)
+            encoded[value] = node.outputs[0]
+        return encoded[value]
+
+
+def static_values(model: ir.Model) -> set[ir.Value]:
+    """The image and all that is computed from it without neurons."""
+    static = {model.graph.inputs[0]}
+    for node in model.graph:
+        data = [v for v in node.inputs if v is not None and v.const_value is None]
+        if node.op_type not in NEURONS and data and all(v in static for v in data):
+            static.update(node.outputs)
+    return static
+
+
+def mark_kinds(model: ir.Model) -> None:
+    """Tell every value over time: 'spikes' (counts, times the scale) or 'current'."""
+    moved = {"Reshape", "Flatten", "Transpose", "Concat", "Slice", "Pad", "Gather"}
+    for node in model.graph:
+        spikes = node.op_type in NEURONS or (
+            node.op_type in moved | set(SPIKING)
+            and all(v.metadata_props.get(KIND) == "spikes" for v in node.inputs if v and _moves(v))
+        )
+        for value in node.outputs:
+            value.metadata_props[KIND] = "spikes" if spikes else "current"
+
+
+def _moves(value: ir.Value) -> bool:
+    return value.const_value is None and value.dtype != ir.DataType.INT64

@@ -1,0 +1,191 @@
+"""Put weights on a dyadic grid, so that every backend computes the same spikes, provably.
+
+A float32 sum of multiples of 2^-k is exact in any order as long as no partial sum exceeds 2^(24-k)
+in absolute value. So: bound every value from what the neurons can send at most,
+
+    |y_o| <= sum_i |W_oi| |x_i| + |b_o|  =: B_o          spikes: |x| <= gamma;  image: |x| <= A,
+
+give output channel o the k_o = floor(24 - log2 B_o) fractional bits that the bound leaves, and
+round its weights and bias to them (weights to k_o minus the bits that its inputs carry). The
+image is clipped to [-A, A] (A: a power of two above the calibration data) and rounded, too. Then
+currents are exact in float32 whatever the order of summation, membranes accumulate exactly in
+float64, and thresholds are 1: no backend, thread count or batch size can flip a spike.
+
+1. Backward, every value learns how many bits at most all that follows it can bear (`limit`).
+   Synapses in a row without a neuron between them share their bits evenly; in the static part,
+   where the current is the same at every step, it is rounded between them instead.
+2. Forward, every synapse is rounded to its share; the bounds are computed again with the rounded
+   weights and checked: that is the proof. A layer left with too few bits for its weights is
+   named, and the network stays off the grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.base import Context, infer_shapes, tidy
+from passes.bounds import Bounds, exponent, has_bias, is_integer, measure, synapse_bits
+from snncompiler.graph import (
+    WEIGHTED,
+    Array,
+    add_constant,
+    constant,
+    data_inputs,
+    make_node,
+    set_sources,
+    sources,
+    unique_name,
+    weights,
+)
+
+#: Every integer up to 2^24 is a float32.
+MANTISSA = 24
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Dyadic rounding with a proof.
+
+    enabled: False keeps full float32 weights; backends may then differ in single spikes.
+    analog_bits: bits of the magnitude of the image, before and after the point together; and of
+        other constant currents that are rounded between two synapses.
+    least_bits: no weight tensor may change by more than 2^-least_bits, relative to its norm.
+    """
+
+    name: ClassVar[str] = "grid"
+    enabled: bool = True
+    analog_bits: int = 11
+    least_bits: int = 5
+
+    def run(self, model: ir.Model, context: Context) -> str:
+        """Round, prove, and say what the rounding cost; sets model.meta['gridded']."""
+        model.meta["gridded"] = False
+        if not self.enabled:
+            return "off: float32 weights, spikes may differ between backends"
+        peak = float(np.abs(context.calibration).max(initial=1e-3))
+        amplitude = 2.0 ** exponent(1.25 * peak)
+        bounds = measure(model, amplitude, self.analog_bits, MANTISSA)
+        rounded = _round_weights(model, bounds)
+        short = [
+            f"'{'+'.join(sources(node))}'"
+            for node, (_new, _bits, change) in rounded.items()
+            if change > 2.0**-self.least_bits
+        ]
+        if short:
+            context.warnings.append(
+                f"no exact arithmetic: {', '.join(short)} would lose more than "
+                f"{2.0**-self.least_bits:.1%} of its weights to rounding (too many synapses in a "
+                "row without a neuron, or spikes too large); backends may differ in single spikes"
+            )
+            return f"not proven: {', '.join(short)}"
+        _put(model, rounded, bounds)
+        _round_potentials(model)
+        checked = measure(model, amplitude, self.analog_bits, MANTISSA, earlier=bounds)
+        for value, bound in checked.bound.items():
+            top = np.max(np.log2(np.maximum(bound, 1e-30)) + checked.bits[value], initial=-99)
+            assert top <= MANTISSA, f"'{value.name}' needs {top} bits"
+        image = model.graph.inputs[0]
+        for node, fraction in bounds.rounded.items():
+            value = data_inputs(node)[0]
+            _insert_rounding(model.graph, value, [(node, list(node.inputs).index(value))], fraction)
+        input_bits = self.analog_bits - exponent(amplitude)
+        _insert_rounding(model.graph, image, list(image.uses()), input_bits, amplitude)
+        tidy(model)
+        infer_shapes(model)
+        model.meta["gridded"] = True
+        bits = [int(b.min()) for _new, b, _change in rounded.values()]
+        worst = max((change for _new, _bits, change in rounded.values()), default=0.0)
+        spread = f"{min(bits)} to {max(bits)} fractional bits" if bits else "no synapses"
+        return (
+            f"proven exact: {spread}, input clipped to +-{amplitude:g} with {input_bits} bits, "
+            f"largest relative change of a weight tensor {worst:.1e}"
+        )
+
+
+def _to_grid(array: Array, bits: Array) -> Array:
+    step = np.exp2(-np.asarray(bits, np.float64))
+    rounded: Array = np.floor(array / step + 0.5) * step
+    return rounded
+
+
+_Rounded = dict[ir.Node, tuple[Array, Array, float]]
+
+
+def _round_weights(model: ir.Model, bounds: Bounds) -> _Rounded:
+    """For every synapse: weights on the grid, their bits, the relative change of the tensor."""
+    result: _Rounded = {}
+    for node in model.graph:
+        if node.op_type in WEIGHTED and not is_integer(node):
+            w, bits = synapse_bits(node, bounds)
+            new = _to_grid(w, bits)
+            change = float(np.linalg.norm(new - w) / max(float(np.linalg.norm(w)), 1e-30))
+            result[node] = new, bits, change
+    return result
+
+
+def _put(model: ir.Model, rounded: _Rounded, bounds: Bounds) -> None:
+    graph = model.graph
+    for node in graph:
+        index = 0 if node.inputs and constant(node.inputs[0]) is not None else 1
+        if node.op_type == "Add" and len(data_inputs(node)) == 1:
+            c = weights(node.inputs[index]).astype(np.float64)
+            new = _to_grid(c, bounds.bits[node.outputs[0]][None])
+            node.replace_input_with(index, add_constant(graph, f"{node.name}_grid", new))
+        if node in rounded:
+            new = rounded[node][0]
+            node.replace_input_with(index, add_constant(graph, f"{node.name}_weight_grid", new))
+        if node.op_type in WEIGHTED and has_bias(node):
+            b = weights(node.inputs[2]).astype(np.float64)
+            new = _to_grid(b, bounds.bits[node.outputs[0]].reshape(-1))
+            node.replace_input_with(2, add_constant(graph, f"{node.name}_bias_grid", new))
+
+
+def _round_potentials(model: ir.Model) -> None:
+    for node in model.graph:
+        if node.op_type == "IF":
+            v = _to_grid(weights(node.inputs[2]).astype(np.float64), np.array(MANTISSA - 4))
+            name = f"{node.name}_v_init_grid"
+            node.replace_input_with(2, add_constant(model.graph, name, v))
+
+
+def _insert_rounding(
+    graph: ir.Graph,
+    value: ir.Value,
+    uses: list[tuple[ir.Node, int]] | list[ir.Usage],
+    bits: int,
+    amplitude: float | None = None,
+) -> None:
+    """Round (and clip) a value in the graph itself, so that the file keeps the promise alone."""
+    nodes = [node for node, _ in uses]
+    current, made = value, []
+
+    def number(name: str, x: float) -> ir.Value:
+        return add_constant(graph, f"{value.name}_{name}", np.array(x, np.float32))
+
+    steps: list[tuple[str, list[ir.Value]]] = [
+        ("Mul", [number("fine", 2.0**bits)]),
+        ("Round", []),
+        ("Mul", [number("coarse", 2.0**-bits)]),
+    ]
+    if amplitude is not None:
+        steps.insert(0, ("Clip", [number("min", -amplitude), number("max", amplitude)]))
+    label = unique_name(graph, f"{value.name}_rounded")
+    for i, (op, extra) in enumerate(steps):
+        name = label if i == len(steps) - 1 else f"{label}_{op.lower()}"
+        node = make_node(op, [current, *extra], name=name)
+        set_sources(node, sources(*nodes))
+        made.append(node)
+        current = node.outputs[0]
+        current.name, current.type, current.shape = name, value.type, value.shape
+    for node, index in uses:
+        node.replace_input_with(index, current)
+    graph.outputs[:] = [current if v is value and amplitude else v for v in graph.outputs]
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], made)
+    else:
+        graph.insert_after(producer, made)

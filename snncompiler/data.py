@@ -1,0 +1,102 @@
+"""Samples from DATA.npz: `x` float32 [N, ...] as the network expects it, `y` integer labels [N]."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snncompiler.diagnostics import refuse
+
+_SAVE = "np.savez('data.npz', x=images.astype(np.float32), y=labels)"
+
+
+class Samples(NamedTuple):
+    """x: float32 [N, ...]; y: int64 [N] or None."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64] | None
+
+
+def load_samples(
+    path: str | Path, shape: tuple[int, ...], *, limit: int | None = None, labels: bool = True
+) -> Samples:
+    """Read and check samples for a network whose input has the per-sample shape `shape`.
+
+    limit: take only so many from the beginning. labels: read `y`, if it is there.
+
+    Raises:
+        InputError: whatever is wrong with the file, its arrays or their shapes.
+    """
+    arrays = _read(Path(path), ("x", "y") if labels else ("x",))
+    if "x" not in arrays:
+        raise refuse(f"'{path}' has no array 'x'", "the samples are looked for there", f"save with {_SAVE}")
+    y = arrays.get("y")
+    x = check_samples(arrays["x"], shape, where=f"'{path}'")
+    if y is not None:
+        if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1:
+            raise refuse(
+                f"the labels 'y' in '{path}' are {y.dtype} {list(y.shape)}",
+                "one integer per sample is needed",
+                "save class indices; leave 'y' out for other tasks",
+            )
+        if len(y) != len(x):
+            raise refuse(
+                f"'{path}' has {len(x)} samples but {len(y)} labels",
+                "each sample needs one label",
+                "save x and y of the same length",
+            )
+        y = y[:limit].astype(np.int64)
+    return Samples(x[:limit], y)
+
+
+def check_samples(
+    x: NDArray[np.generic], shape: tuple[int, ...], where: str = "the data"
+) -> NDArray[np.float32]:
+    """float32 samples of the right shape, finite and at least one; or an InputError."""
+    if not np.issubdtype(x.dtype, np.floating):
+        raise refuse(
+            f"the samples 'x' in {where} are {x.dtype}",
+            "the network expects float32 values, scaled as in training",
+            "apply the training's preprocessing and save x.astype(np.float32)",
+        )
+    if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape:
+        raise refuse(
+            f"the samples 'x' in {where} have shape {_dims(x.shape)}",
+            f"the network expects {_dims(('N', *shape))}",
+            "reshape or transpose them as in training",
+        )
+    if not len(x):
+        raise refuse(f"{where} holds no samples", "at least one is needed", "save some samples")
+    result = x.astype(np.float32, copy=False)
+    bad = np.flatnonzero(~np.isfinite(result.reshape(len(result), -1)).all(1))
+    if len(bad):
+        raise refuse(
+            f"{len(bad)} samples in {where} hold NaN or infinite values (first: sample {bad[0]})",
+            "a current that is not a number makes every spike meaningless",
+            "look at the preprocessing; drop or mend those samples",
+        )
+    return np.ascontiguousarray(result)
+
+
+def _dims(shape: tuple[object, ...]) -> str:
+    return "[" + ", ".join(str(d) for d in shape) + "]"
+
+
+def _read(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array")
+            return {name: archive[name] for name in names if name in archive.files}
+    except OSError as error:
+        why = error.strerror or "it cannot be opened"
+        raise refuse(f"cannot read '{path}'", why, "check the path") from None
+    except (ValueError, EOFError, KeyError, AttributeError, MemoryError, TypeError) as error:
+        why = f"it is no NumPy archive of plain arrays ({str(error)[:100]})"
+    except (zipfile.BadZipFile, NotImplementedError, SyntaxError, RuntimeError) as error:
+        why = f"it is damaged or cut short ({str(error)[:100]})"
+    raise refuse(f"cannot read '{path}'", why, f"save with {_SAVE}")

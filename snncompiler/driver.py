@@ -1,0 +1,439 @@
+"""The door: check, compile, load, simulate. Only this room and the command line know all others.
+
+After every pass the driver verifies the IR, notes what was done, dumps it, and compares the
+network with the trained one: outputs of onnxruntime on samples while it is an ANN, and of the
+activations that its neurons stand for once it spikes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+import backends
+from passes import IMPORT
+from passes.base import Context, Pass
+from passes.legal import Legal
+from passes.options import configure
+from passes.recipes import DEFAULT
+from snncompiler import __version__, frontend, gate
+from snncompiler.ann import relative_error, run
+from snncompiler.data import check_samples
+from snncompiler.diagnostics import InputError, Problem, VerificationError, clean, refuse
+from snncompiler.dump import Dumps, require_writable, write_whole
+from snncompiler.graph import RECORD, scale_of, shape, sources
+from snncompiler.metrics import macs
+from snncompiler.ops import NEURONS, functions, register
+from snncompiler.rate import rate_model
+from snncompiler.text import record_of
+from snncompiler.trace import Observe, Trace
+from snncompiler.verdicts import Check, Verdict, judge
+from snncompiler.verify import checked_proto, verify
+
+#: Largest relative error that a pass may cause before it counts as a defect.
+TOLERANCE = 1e-4
+#: Rounding to the grid is allowed to cost this much before a warning says so.
+GRID_TOLERANCE = 1e-2
+_SAMPLES = 4
+_RATE_BUDGET = 2e9  # multiply-accumulates that one look at the spiking network may cost
+
+Progress = Callable[[str, int, int], None]
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass
+class Step:
+    """What one pass did: its note, what the comparison found, how long it took."""
+
+    name: str
+    seconds: float
+    changed: str
+    check: str
+
+
+@dataclass
+class Compiled:
+    """A spiking network and the story of its making."""
+
+    model: ir.Model
+    recipe: str
+    timesteps: int
+    passes: list[Step]
+    neurons: int
+    synapses: int
+    thresholds: dict[str, list[float]]
+    warnings: list[str]
+    output: Path | None = None
+
+    def save(self, path: str | Path) -> Path:
+        """Write the artifact; the file appears whole or not at all."""
+        self.output = Path(path)
+        write_whole(self.output, checked_proto(self.model).SerializeToString())
+        return self.output
+
+    def run(self, x: NDArray[np.float32], timesteps: int | None = None) -> Trace:
+        """Simulate it with the reference backend."""
+        return simulate(self.model, x, timesteps)
+
+    def as_json(self) -> dict[str, object]:
+        """The JSON twin of what `snnc compile` prints."""
+        return {
+            "output": None if self.output is None else str(self.output),
+            "recipe": self.recipe,
+            "timesteps": self.timesteps,
+            "passes": [asdict(p) for p in self.passes],
+            "neurons": self.neurons,
+            "synapses": self.synapses,
+            "thresholds": self.thresholds,
+            "warnings": self.warnings,
+        }
+
+
+def import_network(source: str | Path | onnx.ModelProto) -> frontend.Network:
+    """Read a trained network and bring it to the few ops that spikes can compute.
+
+    Raises:
+        InputError: the file is bad, or nodes in it are refused (all at once).
+    """
+    register()
+    network = frontend.load(source)
+    context = Context(np.zeros((0,), np.float32), 0, network.opset)
+    for p in IMPORT:
+        p.run(network.model, context)
+    return network
+
+
+def check_model(source: str | Path | onnx.ModelProto) -> Check:
+    """Judge every node of a trained network.
+
+    Raises:
+        InputError: the file itself is bad; refused nodes are no error here but verdicts.
+    """
+    register()
+    label = "model" if isinstance(source, onnx.ModelProto) else str(source)
+    proto = source if isinstance(source, onnx.ModelProto) else gate.read(source)
+    try:
+        network = frontend.load(proto)
+    except InputError as error:
+        return Check(label, _before_import(proto, error))
+    context = Context(np.zeros((0,), np.float32), 0, network.opset)
+    try:
+        for p in IMPORT:
+            p.run(network.model, context)
+    except InputError:
+        pass
+    refused = {p.node: p for p in context.refusals}
+    return Check(label, judge(network.nodes, network.host, refused, network.model))
+
+
+def _before_import(proto: onnx.ModelProto, error: InputError) -> tuple[Verdict, ...]:
+    """Verdicts when import itself gave up over some nodes; a bad file stays an error."""
+    refused = {p.node: p for p in error.problems if p.node}
+    if not refused:
+        raise error
+    gate.name_nodes(proto.graph)
+    nodes = [(n.name, n.op_type) for n in proto.graph.node]
+    unseen = "not looked at: the nodes refused stand in the way of the import"
+    return tuple(
+        Verdict(n, op, "refused", refused[n].why, refused[n].do)
+        if n in refused
+        else Verdict(n, op, "folded", unseen)
+        for n, op in nodes
+    )
+
+
+def compile_model(
+    source: str | Path | onnx.ModelProto,
+    calibration: NDArray[np.floating],
+    *,
+    recipe: str = DEFAULT,
+    timesteps: int = 32,
+    options: Mapping[str, object] | None = None,
+    form: str = "normalised",
+    dump: str | Path | None = None,
+    output: str | Path | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Compiled:
+    """Compile a trained network into a spiking one.
+
+    Args:
+        source: an ONNX file or model. calibration: float32 [N, ...] unlabelled samples.
+        recipe: a name of passes.recipes.RECIPES. timesteps: the T to compile for.
+        options: {"pass.option": value} on top of the recipe.
+        form: 'normalised' (weights rescaled, thresholds 1) or 'physical' (weights as trained,
+            a spike carries its threshold; for studies, exact arithmetic needs the other).
+        dump: folder for the IR after each pass. output: file for the artifact.
+        seed: recorded; no pass of today draws random numbers.
+        progress: called with (what, done, total).
+
+    Raises:
+        InputError: bad input or a refused node. VerificationError: a pass changed the network.
+    """
+    if not 1 <= timesteps <= 2**20:
+        raise refuse(
+            f"cannot compile for T = {timesteps}",
+            "a spiking network runs for at least one time step (and at most 2^20)",
+            "choose --timesteps 8 to 128 for most networks",
+        )
+    if form not in ("normalised", "physical"):
+        raise refuse(f"there is no form '{form}'", "there are two", "use normalised or physical")
+    pipeline = [
+        p for p in configure(recipe, options or {}) if form == "normalised" or p.name not in _FORM_B
+    ]
+    if output is not None:
+        require_writable(Path(output))
+    register()
+    network = frontend.load(source)
+    x = check_samples(np.asarray(calibration), network.input_shape, "the calibration data")
+    job = _Job(network, Context(x, timesteps, network.opset, progress=progress))
+    job.dumps = None if dump is None else Dumps(Path(dump))
+    story = job.run(pipeline)
+    model = network.model
+    _finish(model, recipe, timesteps, form, seed, network, job, pipeline)
+    layers = [n for n in model.graph if n.op_type in NEURONS]
+    compiled = Compiled(
+        model=model,
+        recipe=recipe,
+        timesteps=timesteps,
+        passes=story,
+        neurons=sum(int(np.prod(shape(n.outputs[0]))) for n in layers),
+        synapses=macs(model),
+        thresholds=job.thresholds,
+        warnings=[clean(w) for w in job.context.warnings],
+    )
+    if output is not None:
+        compiled.save(output)
+    return compiled
+
+
+_FORM_B = ("normalise", "grid")
+
+
+@dataclass
+class _Job:
+    """One compilation: the passes run over the network, with everything that hangs between."""
+
+    network: frontend.Network
+    context: Context
+    dumps: Dumps | None = None
+    thresholds: dict[str, list[float]] = field(default_factory=dict)
+    ann: ir.Model | None = None
+    ann_macs: int = 0
+
+    def run(self, pipeline: list[Pass]) -> list[Step]:
+        """Run the passes; after each: verify, compare, dump."""
+        model, context = self.network.model, self.context
+        samples = context.calibration[:_SAMPLES]
+        expected = self.network.outputs(samples)
+        story: list[Step] = []
+        for i, p in enumerate(pipeline):
+            context.progress(f"pass {p.name}", i, len(pipeline))
+            started = time.perf_counter()
+            note = p.run(model, context)
+            if context.refusals and p.name not in [q.name for q in IMPORT]:
+                raise InputError(*context.refusals)
+            check = ""
+            if p.name not in ("simplify", "windows", "affine") or not context.refusals:
+                check = self._check(p, samples, expected)
+            story.append(Step(p.name, time.perf_counter() - started, note, check))
+            if isinstance(p, Legal):
+                self.ann, self.ann_macs = model.clone(), macs(model)
+            if p.name == "neurons":
+                self._note_thresholds()
+        context.progress("done", len(pipeline), len(pipeline))
+        return story
+
+    def _check(self, p: Pass, samples: NDArray[Any], expected: list[NDArray[Any]]) -> str:
+        model = self.network.model
+        spiking = any(n.op_type in NEURONS or n.op_type == "Readout" for n in model.graph)
+        legal = p.name not in ("simplify", "windows", "affine")
+        if legal:
+            verify(model, p.name)
+        if self.dumps is not None:
+            self.dumps.write(p.name, model)
+        if not legal and not _runs(model):
+            return ""
+        twin = rate_model(model) if spiking else model
+        results = list(run(twin, samples).values())
+        error = max(relative_error(a, b) for a, b in zip(results, expected, strict=True))
+        text = f"max relative error {error:.1e}"
+        if p.name == "grid":
+            if error > GRID_TOLERANCE:
+                self.context.warnings.append(
+                    f"rounding to the grid changes the outputs by {error:.1%}; "
+                    "--set grid.enabled=false keeps full weights, without exact arithmetic"
+                )
+        elif not error <= TOLERANCE:
+            raise VerificationError(
+                Problem(
+                    f"the pass '{p.name}' changes what the network computes: {text}",
+                    f"more than {TOLERANCE:g} on {len(samples)} calibration samples",
+                    "this is a defect of the compiler; please report it with the model",
+                )
+            )
+        if p.name in ("coding", *_FORM_B):
+            form = "normalised" if p.name in _FORM_B else "physical"
+            noted = {"form": form, "gridded": bool(model.meta.get("gridded", False))}
+            model.metadata_props[RECORD] = json.dumps(noted)
+            text += self._rate_error(model)
+        return text
+
+    def _rate_error(self, model: ir.Model) -> str:
+        """How far firing rates are from activations, on as many samples as the budget allows."""
+        steps = self.context.timesteps
+        cost = max(1, self.ann_macs)
+        steps = max(1, min(steps, int(_RATE_BUDGET // cost) or 1))
+        samples = self.context.calibration[: max(1, min(_SAMPLES, int(_RATE_BUDGET / cost / steps)))]
+        layers = [n for n in model.graph if n.op_type in NEURONS]
+        if not layers or self.ann is None:
+            return ""
+        names = [str(n.outputs[0].name) for n in layers]
+        truth = run(self.ann, samples, names)
+        trace = backends.load("numpy").build(model).run(samples, steps, Observe(spikes=True))
+        errors = {}
+        for node, name in zip(layers, names, strict=True):
+            scale = scale_of(node.outputs[0])
+            assert scale is not None
+            rate = trace.trains[str(node.name)].mean(0)
+            a = rate * scale.reshape(1, -1, *[1] * (rate.ndim - 2))
+            size = float(np.abs(truth[name]).mean())
+            errors[str(node.name)] = float(np.abs(a - truth[name]).mean()) / size if size else 0.0
+        worst = max(errors, key=lambda k: errors[k])
+        mean = float(np.mean(list(errors.values())))
+        return (
+            f"; rate error at T = {steps}: mean {mean:.1%}, "
+            f"worst {errors[worst]:.1%} in '{clean(worst)}'"
+        )
+
+    def _note_thresholds(self) -> None:
+        for node in self.network.model.graph:
+            if node.op_type in NEURONS:
+                scale = scale_of(node.outputs[0])
+                assert scale is not None
+                same = bool((scale == scale[0]).all())
+                listed = [float(s) for s in (scale[:1] if same else scale)]
+                self.thresholds[str(node.name)] = listed
+
+
+def _runs(model: ir.Model) -> bool:
+    """Whether onnxruntime can run a network in the middle of its import."""
+    return all(n.domain == "" for n in model.graph)
+
+
+def _finish(
+    model: ir.Model,
+    recipe: str,
+    timesteps: int,
+    form: str,
+    seed: int,
+    network: frontend.Network,
+    job: _Job,
+    pipeline: list[Pass],
+) -> None:
+    """Put the record and the function bodies into the model."""
+    digest = hashlib.sha256(np.ascontiguousarray(job.context.calibration).tobytes()).hexdigest()
+    record = {
+        "compiler": __version__,
+        "recipe": recipe,
+        "timesteps": timesteps,
+        "form": form,
+        "gridded": bool(model.meta.get("gridded", False)),
+        "seed": seed,
+        "source": network.digest,
+        "calibration": digest,
+        "host": network.host,
+        "ann_macs": job.ann_macs,
+        "passes": [{"name": p.name, **asdict(p)} for p in pipeline],  # type: ignore[call-overload]
+        "versions": {"onnx": onnx.__version__, "onnx_ir": ir.__version__, "numpy": np.__version__},
+    }
+    model.metadata_props[RECORD] = json.dumps(record)
+    model.producer_name, model.producer_version = "snncompiler", __version__
+    model.functions.clear()
+    for proto in functions():
+        function = ir.serde.deserialize_function(proto)
+        model.functions[function.identifier()] = function
+
+
+def load(path: str | Path) -> ir.Model:
+    """Read a compiled network.
+
+    Raises:
+        InputError: the file is bad, or holds a network that was not compiled.
+    """
+    register()
+    proto = gate.read(path)
+    if not gate.is_compiled(proto):
+        raise refuse(
+            f"'{path}' is not a spiking network",
+            "it holds a trained network that was not compiled",
+            "run 'snnc compile' on it first",
+        )
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+        model = ir.from_proto(proto)
+    except Exception as error:
+        why = " ".join(str(error).split())[:300]
+        raise refuse(f"'{path}' is damaged", why, "compile the network again") from None
+    _trust_only_ours(model, str(path))
+    return model
+
+
+def _trust_only_ours(model: ir.Model, where: str) -> None:
+    """The function bodies of a file are replaced by ours: what runs is what the domain means."""
+    record = record_of(model)
+    if not record or len(model.graph.inputs) != 2 or not all(sources(n) for n in model.graph):
+        raise refuse(
+            f"'{where}' is not a network that this compiler wrote",
+            "it lacks the record of its compilation",
+            "compile the trained network again",
+        )
+    model.functions.clear()
+    for proto in functions():
+        function = ir.serde.deserialize_function(proto)
+        model.functions[function.identifier()] = function
+
+
+def simulate(
+    model: ir.Model | str | Path,
+    x: NDArray[np.floating],
+    timesteps: int | None = None,
+    *,
+    backend: str = "numpy",
+    observe: Observe | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trace:
+    """Run a compiled network on samples.
+
+    Args:
+        model: a compiled model or its file. x: float32 [N, ...]. timesteps: T (default: the T it
+            was compiled for). backend: a name of backends.BACKENDS. observe: what to keep.
+
+    Raises:
+        InputError: samples, T, file or backend name do not fit.
+    """
+    if not isinstance(model, ir.Model):
+        model = load(model)
+    steps = timesteps if timesteps is not None else int(str(record_of(model).get("timesteps", 32)))
+    if steps < 1:
+        raise refuse(
+            f"cannot run for T = {steps}",
+            "a spiking network runs for at least one time step",
+            "choose --timesteps 1 or more",
+        )
+    samples = check_samples(np.asarray(x), shape(model.graph.inputs[0]))
+    program = backends.load(backend).build(model)
+    return program.run(samples, steps, observe or Observe(), progress)

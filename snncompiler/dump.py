@@ -1,0 +1,88 @@
+"""Files that appear whole or not at all, and the dumps of the IR after each pass."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import onnx_ir as ir
+
+from snncompiler.diagnostics import refuse
+from snncompiler.text import compact, diff
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write to a temporary name in the same folder, then rename: nobody sees half a file.
+
+    Raises:
+        InputError: the folder is missing or cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from None
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def require_writable(path: Path) -> None:
+    """Fail before the work, not after it, if `path` could not be written.
+
+    Raises:
+        InputError: the folder is missing or not writable, or the path is a folder.
+    """
+    if path.is_dir():
+        raise refuse(f"cannot write '{path}'", "it is a folder", "name a file in it")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> Exception:
+    why = error.strerror or "the folder cannot be written"
+    return refuse(f"cannot write '{path}'", why, "choose another folder with -o")
+
+
+class Dumps:
+    """NNN_pass.txt, NNN_pass.onnx and NNN_pass.diff in a folder, one set a pass."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._before = ""
+        self._label = "nothing"
+        self._number = 0
+
+    def write(self, name: str, model: ir.Model) -> None:
+        """Dump the model as it is after the pass `name`."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from None
+        stem = f"{self._number:03d}_{name}"
+        text = compact(model)
+        write_whole(self._folder / f"{stem}.txt", text.encode())
+        write_whole(self._folder / f"{stem}.onnx", ir.to_proto(model).SerializeToString())
+        if self._number:
+            changes = diff(self._before, text, (self._label, stem))
+            write_whole(self._folder / f"{stem}.diff", changes.encode())
+        self._before, self._label = text, stem
+        self._number += 1
