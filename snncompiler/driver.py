@@ -368,6 +368,29 @@ def _finish(
         model.functions[function.identifier()] = function
 
 
+def input_shape(proto: onnx.ModelProto) -> tuple[int, ...]:
+    """Per-sample shape of a trained network's input, checked.
+
+    Raises:
+        InputError: the file is bad.
+    """
+    gate.check(proto)
+    initialisers = {t.name for t in proto.graph.initializer}
+    image = next(i for i in proto.graph.input if i.name not in initialisers)
+    return tuple(d.dim_value for d in list(image.type.tensor_type.shape.dim)[1:])
+
+
+def open_any(path: str | Path) -> ir.Model:
+    """A compiled network, or a trained one as it stands after import, to look at.
+
+    Raises:
+        InputError: the file is bad.
+    """
+    register()
+    proto = gate.read(path)
+    return load(path) if gate.is_compiled(proto) else frontend.load(proto).model
+
+
 def load(path: str | Path) -> ir.Model:
     """Read a compiled network.
 

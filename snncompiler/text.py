@@ -85,14 +85,14 @@ def diff(before: str, after: str, names: tuple[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def onnx_text(proto: onnx.ModelProto) -> str:
+def onnx_text(model: ir.Model | onnx.ModelProto) -> str:
     """The model in ONNX's own text format, complete with weights; `parse` reads it back.
 
     The printer keeps neither documentation strings nor the metadata of nodes and values; values,
     attributes, functions and the model's own metadata survive.
     """
     copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy.CopyFrom(ir.to_proto(model) if isinstance(model, ir.Model) else model)
     # The function bodies are the same in every file and come back when the text is parsed.
     del copy.functions[:]
     text: str = onnx.printer.to_text(copy)
@@ -112,3 +112,32 @@ def record_of(model: ir.Model) -> dict[str, object]:
     text = model.metadata_props.get("snn.compiled", "{}")
     result: dict[str, object] = json.loads(text)
     return result
+
+
+def as_json(model: ir.Model) -> dict[str, object]:
+    """The graph as plain data: inputs, outputs, nodes with attributes, sources, kinds, scales."""
+    return {
+        "record": record_of(model),
+        "inputs": {str(v.name): _dims(v) for v in model.graph.inputs},
+        "outputs": {str(v.name): _dims(v) for v in model.graph.outputs},
+        "nodes": [
+            {
+                "name": str(n.name),
+                "op": f"{n.domain}.{n.op_type}" if n.domain else n.op_type,
+                "inputs": [None if v is None else str(v.name) for v in n.inputs],
+                "output": str(n.outputs[0].name),
+                "shape": _dims(n.outputs[0]),
+                "attributes": {
+                    a.name: list(a.value) if isinstance(a.value, (tuple, list)) else a.value
+                    for a in n.attributes.values()
+                },
+                "sources": sources(n),
+                "kind": n.outputs[0].metadata_props.get(KIND),
+                "scale": None if (s := scale_of(n.outputs[0])) is None else s.tolist(),
+                "constants": {
+                    str(v.name): _summary(a) for v in n.inputs if v and (a := constant(v)) is not None
+                },
+            }
+            for n in model.graph
+        ],
+    }

@@ -1,0 +1,158 @@
+"""Numbers and story as tables on a terminal; the JSON twins live with the numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from snncompiler.diagnostics import clean
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from snncompiler.driver import Compiled
+    from snncompiler.evaluation import Evaluation
+    from snncompiler.verdicts import Check
+
+_COLOURS = {
+    "spiking": "green",
+    "linear": "cyan",
+    "folded": "dim",
+    "host": "yellow",
+    "refused": "red",
+}
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left")
+    return table
+
+
+def check_table(check: Check) -> RenderableType:
+    """One row per node, then the counts."""
+    table = _table("node", "op", "verdict", "why")
+    for v in check.nodes:
+        colour = _COLOURS[v.verdict]
+        table.add_row(
+            Text(clean(v.name)), v.op, Text(v.verdict, style=colour), Text(clean(v.reason))
+        )
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in check.counts.items())
+    word = "convertible" if check.convertible else "not convertible"
+    return Group(table, Text(f"\n{clean(check.model)}: {word} ({counts})"))
+
+
+def compiled_table(compiled: Compiled) -> RenderableType:
+    """The story of the passes, then sizes and warnings."""
+    table = _table("pass", ">seconds", "did", "check")
+    for p in compiled.passes:
+        table.add_row(p.name, f"{p.seconds:.2f}", Text(clean(p.changed)), Text(clean(p.check)))
+    lines = [
+        f"\nrecipe {compiled.recipe}, T = {compiled.timesteps}: {compiled.neurons:,} neurons, "
+        f"{compiled.synapses:,} synapses"
+    ]
+    if compiled.output is not None:
+        lines.append(f"wrote {clean(str(compiled.output))}")
+    lines += [f"warning: {w}" for w in compiled.warnings]
+    return Group(table, Text("\n".join(lines)))
+
+
+def run_table(result: Evaluation, model: ir.Model) -> RenderableType:
+    """Accuracy against time, then rate and operations by layer."""
+    parts: list[RenderableType] = []
+    over_time = _table(">T", *_time_columns(result))
+    for t in result.trace.steps:
+        cells = [f"{t}"]
+        for values in (result.accuracy_at, result.agreement_at, result.output_error_at):
+            if values:
+                cells.append(f"{100 * values[str(t)]:.2f} %")
+        over_time.add_row(*cells)
+    if len(over_time.columns) > 1:
+        parts.append(over_time)
+    if result.ann_accuracy is not None:
+        parts.append(Text(f"ANN accuracy {100 * result.ann_accuracy:.2f} %"))
+    layers = _table("layer", "op", ">neurons", ">firing rate", ">SOP per sample")
+    for node in model.graph:
+        name = str(node.name)
+        rate = result.firing_rate.get(name)
+        spent = result.synaptic_operations.get(name)
+        if rate is None and spent is None:
+            continue
+        layers.add_row(
+            Text(clean(name)),
+            node.op_type,
+            "" if rate is None else f"{result.trace.counts[name].size:,}",
+            "" if rate is None else f"{rate:.4f}",
+            "" if spent is None else f"{spent:,.0f}",
+        )
+    parts += [Text(""), layers, Text("\n" + _summary(result))]
+    return Group(*parts, *(Text(f"warning: {clean(w)}") for w in result.warnings))
+
+
+def _time_columns(result: Evaluation) -> list[str]:
+    titles = {
+        ">accuracy": result.accuracy_at,
+        ">agrees with ANN": result.agreement_at,
+        ">output error": result.output_error_at,
+    }
+    return [title for title, values in titles.items() if values]
+
+
+def _summary(result: Evaluation) -> str:
+    total = result.synaptic_operations["total"]
+    text = (
+        f"{result.samples:,} samples, T = {result.timesteps}, backend {result.backend}: "
+        f"{result.seconds:.2f} s ({result.seconds_total:.2f} s in all)\n"
+        f"{result.spikes_per_sample:,.0f} spikes and {total:,.0f} synaptic operations per sample"
+    )
+    if result.ann_macs_per_sample:
+        share = total / result.ann_macs_per_sample
+        text += f"; the ANN needs {result.ann_macs_per_sample:,} MACs ({share:.2f} SOP per MAC)"
+    return text
+
+
+def inspect_table(model: ir.Model, record: dict[str, object]) -> RenderableType:
+    """What a file holds, in a few lines."""
+    ops = Counter(f"{n.domain + '.' if n.domain else ''}{n.op_type}" for n in model.graph)
+    stored = sum(
+        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
+    )
+    table = _table("", "")
+    table.add_row("kind", "spiking network" if record else "trained network")
+    for key in ("recipe", "timesteps", "form", "gridded", "ann_macs", "host", "compiler"):
+        if record.get(key) not in (None, []):
+            table.add_row(key, Text(clean(str(record[key]))))
+    for kind, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for v in values:
+            dims = "?" if v.shape is None else "x".join(str(d) for d in v.shape)
+            table.add_row(kind, Text(clean(f"{v.name} {dims}")))
+    table.add_row("nodes", ", ".join(f"{n} {op}" for op, n in ops.most_common()))
+    table.add_row("weights", f"{stored:,} bytes")
+    return table
+
+
+def recipes_table() -> RenderableType:
+    """All recipes, with the neurons they need and where they come from."""
+    from passes.recipes import DEFAULT, RECIPES
+
+    table = _table("recipe", "neurons", "what", "from")
+    for name, recipe in RECIPES.items():
+        label = f"{name} (default)" if name == DEFAULT else name
+        table.add_row(label, recipe.neuron, recipe.summary, recipe.source)
+    return table
+
+
+def as_python(value: object) -> object:
+    """NumPy scalars and arrays as what json can write."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
