@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,12 +19,12 @@ from snncompiler.graph import (
     RECORD,
     Array,
     attribute,
+    constant,
     data_inputs,
     is_op,
     rank,
     scale_of,
     shape,
-    weights,
 )
 from snncompiler.ops import DOMAIN, SPIKING, VERSION, register
 from snncompiler.trace import Observe, Trace
@@ -32,7 +32,8 @@ from snncompiler.trace import Observe, Trace
 #: Hears (done, total), in samples times steps.
 Progress = Callable[[int, int], None]
 
-EVERYTHING = Observe()
+#: The readout at every step, and spike counts.
+READOUT = Observe()
 
 
 class Program(Protocol):
@@ -42,7 +43,7 @@ class Program(Protocol):
         self,
         x: Array,
         timesteps: int,
-        observe: Observe = EVERYTHING,
+        observe: Observe = READOUT,
         progress: Progress | None = None,
     ) -> Trace:
         """Show the samples x, float32 [N, ...], for `timesteps` steps, from the initial state."""
@@ -109,17 +110,17 @@ class Network:
 
     def check(self, x: Array, timesteps: int) -> None:
         """Raise InputError unless the network can be shown these samples for that long."""
-        expected = shape(self.image)
-        if x.dtype != np.float32 or x.shape[1:] != expected or not len(x):
+        expected = ("N", *shape(self.image))
+        if x.dtype != np.float32 or x.shape[1:] != expected[1:] or not len(x):
+            given, wanted = ("x".join(map(str, dims)) for dims in (x.shape, expected))
             raise refuse(
-                f"cannot feed {x.dtype} samples of shape {_dims(x.shape)}",
-                f"the network takes float32 samples of shape {_dims(('N', *expected))}",
+                f"cannot feed {x.dtype} samples of shape {given}",
+                f"the network takes float32 samples of shape {wanted}",
                 "prepare the samples as for the trained network",
             )
         if timesteps < 1:
-            raise refuse(
-                f"cannot run for {timesteps} time steps", "a run has at least one", "ask for more"
-            )
+            what = f"cannot run for {timesteps} time steps"
+            raise refuse(what, "a run has at least one", "ask for more")
 
 
 class Recorder:
@@ -206,35 +207,26 @@ def take_apart(model: ir.Model) -> Network:
     Raises:
         InputError: the model is no compiled network.
     """
-    inputs = model.graph.inputs
-    images = [v for v in inputs if v.dtype == ir.DataType.FLOAT]
-    durations = [v for v in inputs if v.dtype == ir.DataType.INT64]
-    nodes = [node for node in model.graph if node.op_type != "Constant"]
-    outputs = [_output(value) for value in model.graph.outputs]
-    if model.opset_imports.get(DOMAIN) is None:
-        raise _not_compiled(f"it has no spiking ops (domain '{DOMAIN}')")
-    if model.opset_imports[DOMAIN] != VERSION:
-        raise _not_compiled(f"its spiking ops are not of version {VERSION}")
-    if not len(images) == len(durations) == 1 or len(inputs) != 2:
+    if model.opset_imports.get(DOMAIN) != VERSION:
+        raise _not_compiled(f"it has no spiking ops (domain '{DOMAIN}', version {VERSION})")
+    inputs = {v.dtype: v for v in model.graph.inputs}
+    if set(inputs) != {ir.DataType.FLOAT, ir.DataType.INT64} or len(model.graph.inputs) != 2:
         raise _not_compiled("its inputs are not one float32 tensor and the number of steps, int64")
-    if not outputs or None in outputs:
-        raise _not_compiled("its outputs are not those of Readouts, which accumulate over time")
-    record = _record(model)
+    nodes = [node for node in model.graph if node.op_type != "Constant"]
     if any(v.shape is None for node in nodes for v in node.outputs):
         register()
         common.ShapeInferencePass()(model)
     static, steps = _split(nodes)
+    record = _record(model)
+    spiking = (node for node in steps if node.domain == DOMAIN and node.op_type in SPIKING)
+    units = ((node, _unit(node, record)) for node in spiking)
     return Network(
-        image=images[0],
-        duration=durations[0],
+        image=inputs[ir.DataType.FLOAT],
+        duration=inputs[ir.DataType.INT64],
         static=static,
         steps=steps,
-        outputs=tuple(o for o in outputs if o is not None),
-        layers=tuple(
-            Layer(node, _unit(node, normalised=record.get("form") == "normalised"))
-            for node in steps
-            if is_op(node, *SPIKING) and not _pools_currents(node)
-        ),
+        outputs=tuple(_output(value) for value in model.graph.outputs),
+        layers=tuple(Layer(node, unit) for node, unit in units if unit is not None),
         record=record,
     )
 
@@ -244,21 +236,13 @@ def unsupported(node: ir.Node, backend: str) -> InputError:
     op = node.op_type if node.domain == "" else f"{node.domain}.{node.op_type}"
     return refuse(
         clean(f"cannot run '{op}' at node '{node.name}'"),
-        f"the backend '{backend}' has no rule for it",
-        "run it with --backend onnxruntime, or compile the network again",
+        f"the backend '{backend}' has no rule for it, or none for these attributes",
+        "run it with --backend onnxruntime, or compile the model again",
     )
 
 
 def _not_compiled(why: str) -> InputError:
-    return refuse("this is not a compiled network", why, "compile the model first: snnc compile")
-
-
-def _output(value: ir.Value) -> Output | None:
-    node = value.producer()
-    if node is None or not is_op(node, "Readout") or value.uses() or node.inputs[0] is None:
-        return None
-    mode, start = attribute(node, "mode"), attribute(node, "start")
-    return Output(str(value.name), node.inputs[0], mode, start)
+    return refuse("this is not a compiled network", clean(why), "compile the model: snnc compile")
 
 
 def _record(model: ir.Model) -> dict[str, Any]:
@@ -271,42 +255,41 @@ def _record(model: ir.Model) -> dict[str, Any]:
     return record
 
 
-def _split(nodes: list[ir.Node]) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]]:
-    """The nodes that see no time, and the others but for the readouts, each in order."""
-    static: list[ir.Node] = []
-    steps: list[ir.Node] = []
+def _split(nodes: Sequence[ir.Node]) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]]:
+    """The nodes that see no time, and the others but for the Readouts, each in order."""
+    static, steps = [], []
     timed: set[ir.Value] = set()
     for node in nodes:
-        data = data_inputs(node)
-        late = [v in timed for v in data]
-        if is_op(node, "Encode") and node.domain == DOMAIN:
-            mixed = any(late)
-        else:
-            mixed = any(late) and not all(late)
-            mixed |= node.domain == DOMAIN and not all(late)
-        if mixed:
-            raise _not_compiled(f"'{node.name}' mixes values with and without time")
-        if node.domain == DOMAIN or any(late):
-            timed.update(node.outputs)
-            if not is_op(node, "Readout"):
-                steps.append(node)
-        else:
+        seen = {v in timed for v in data_inputs(node)}
+        # Encode brings time in; every other op of ours needs it; the rest takes what it gets.
+        if len(seen) > 1 or (node.domain == DOMAIN and seen != {node.op_type != "Encode"}):
+            raise _not_compiled(f"'{node.name}' mixes values with time and without")
+        if node.domain != DOMAIN and True not in seen:
             static.append(node)
+        elif node.op_type != "Readout":
+            steps.append(node)
+            timed.update(node.outputs)
     return tuple(static), tuple(steps)
 
 
-def _pools_currents(node: ir.Node) -> bool:
-    return node.op_type == "MLIPool" and node.outputs[0].metadata_props.get(KIND) == "current"
+def _output(value: ir.Value) -> Output:
+    node = value.producer()
+    if node is None or not is_op(node, "Readout") or node.inputs[0] is None or value.uses():
+        raise _not_compiled(f"its output '{value.name}' is not that of a Readout")
+    mode, start = attribute(node, "mode"), attribute(node, "start")
+    return Output(str(value.name), node.inputs[0], mode, start)
 
 
-def _unit(node: ir.Node, *, normalised: bool) -> Array:
-    if node.op_type == "MLIPool":  # it knows no threshold; what it pools does
-        scale = None if normalised else scale_of(node.outputs[0])
-        scale = np.ones(1) if scale is None else scale
-    else:
-        scale = weights(node.inputs[1])
-    return per_channel(scale, rank(node.outputs[0]))
-
-
-def _dims(dims: tuple[Any, ...]) -> str:
-    return "x".join(str(d) for d in dims)
+def _unit(node: ir.Node, record: dict[str, Any]) -> Array | None:
+    """What one spike of a layer carries; None: it is no layer, for it pools currents."""
+    value = node.outputs[0]
+    if node.op_type != "MLIPool":
+        unit = constant(node.inputs[1])
+        if unit is None:
+            raise _not_compiled(f"the threshold of '{node.name}' is not constant")
+    elif value.metadata_props.get(KIND) == "current":
+        return None
+    else:  # a pool has no threshold of its own
+        scale = None if record.get("form") == "normalised" else scale_of(value)
+        unit = np.ones(1) if scale is None else scale
+    return per_channel(unit, rank(value))

@@ -21,8 +21,6 @@ from snncompiler.ops import pooled_size
 #: Bytes of unfolded input that a convolution handles at once: about what a core's cache holds.
 _CHUNK = 1 << 22
 
-# ---- linear ops ----------------------------------------------------------------------------
-
 
 def conv(
     x: Array,
@@ -198,9 +196,6 @@ def _taps(
 def _groups(w: Array, group: int) -> Array:
     """[M, C/group, *kernel] -> [group, M/group, C/group * kernel]."""
     return w.reshape(group, len(w) // group, -1)
-
-
-# ---- spiking ops ---------------------------------------------------------------------------
 
 
 def if_step(

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from backends.base import EVERYTHING, Network, Progress, Recorder, batches, size, take_apart
+from backends.base import READOUT, Network, Progress, Recorder, batches, size, take_apart
 from snncompiler.ann import with_outputs
 from snncompiler.diagnostics import refuse
 from snncompiler.graph import Array
@@ -74,7 +74,7 @@ class OnnxRuntimeProgram:
         self,
         x: Array,
         timesteps: int,
-        observe: Observe = EVERYTHING,
+        observe: Observe = READOUT,
         progress: Progress | None = None,
     ) -> Trace:
         """Show the samples x, float32 [N, ...], for `timesteps` steps, from the initial state.

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 
 from backends import numpy_ops as ops
 from backends.base import (
-    EVERYTHING,
+    READOUT,
     Network,
     Progress,
     Recorder,
@@ -58,7 +58,7 @@ _ATTRIBUTES = {
 }
 _SPIKING = ("Encode", "IF", "LeakyIF", "MLIPool", "TwinSynapse")
 #: Bytes of values and states in one batch of samples; small batches stay in the caches.
-_BATCH = 32 << 20
+_BATCH = 64 << 20
 
 Values = dict[ir.Value | None, Array]
 State = tuple[Array, ...]
@@ -104,7 +104,7 @@ class NumpyProgram:
         self,
         x: Array,
         timesteps: int,
-        observe: Observe = EVERYTHING,
+        observe: Observe = READOUT,
         progress: Progress | None = None,
     ) -> Trace:
         """Show the samples x, float32 [N, ...], for `timesteps` steps, from the initial state."""

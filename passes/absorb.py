@@ -56,12 +56,15 @@ def one_to_one(node: ir.Node) -> Array | None:
     """|w| per channel of a synapse that treats each channel by itself and all its taps alike.
 
     Such are averages, gains and BatchNormalizations of their own: with input and output scale in
-    this ratio their weights are 1 or -1 and the factor lives in a neighbour's weights. 1 where the
-    weight is 0. None for all other synapses.
+    this ratio their weights are 1 or -1 (small integers in a map) and the factor lives in a
+    neighbour's weights. 1 where the weight is 0. None for all other synapses.
     """
     if node.op_type == "Mul":
         w = _constant_operand(node)
         w = np.broadcast_to(w, (1, shape(node.outputs[0])[0], *w.shape[2:]))[0]
+        step = common_step(w)
+        if step is not None:
+            return np.full(len(w), step)
     elif node.op_type == "Conv" and attribute(node, "group") == shape(node.outputs[0])[0]:
         w = weights(node.inputs[1]).astype(np.float64)
         if w.shape[1] != 1 or shape(data_inputs(node)[0])[0] != len(w):
@@ -73,6 +76,20 @@ def one_to_one(node: ir.Node) -> Array | None:
         return None
     first: Array = np.abs(flat[:, 0])
     return np.where(first > 0, first, 1.0)
+
+
+def common_step(w: Array) -> float | None:
+    """The largest s of which all values of a map are small integer multiples, or None.
+
+    Maps of divisors are such (1/4, 1/6 and 1/9 are 9/36, 6/36 and 4/36): times s they need no
+    fractional bits.
+    """
+    top = float(np.abs(w).max())
+    for k in range(1, 65):
+        multiples = w * (k / top) if top else w
+        if np.abs(multiples - np.round(multiples)).max() < 1e-5:
+            return top / k if top else None
+    return None
 
 
 def _matmul(node: ir.Node, arriving: Scale) -> tuple[Scale | None, Scale]:
@@ -98,12 +115,16 @@ def absorb(node: ir.Node, arriving: Scale, leaving: Scale) -> None:
     assert graph is not None
 
     def put(index: int, array: Array, what: str) -> None:
-        new = add_constant(graph, f"{node.name}_{what}_1", np.ascontiguousarray(array))  # type: ignore[arg-type]
+        new = add_constant(graph, f"{node.name}_{what}_1", np.ascontiguousarray(array))
         node.replace_input_with(index, new)
 
     if node.op_type == "Mul":
         index = 0 if constant(node.inputs[0]) is not None else 1
-        put(index, _constant_operand(node) * arriving[None] / leaving[None], "gain")
+        gain = _constant_operand(node) * arriving[None] / leaving[None]
+        whole = np.round(gain)
+        # What `common_step` found integer but for the float32 rounding of the constants, is.
+        close = np.abs(gain - whole).max() < 1e-5 * np.abs(gain).max()
+        put(index, whole if close else gain, "gain")
         return
     if node.op_type == "MatMul":
         axis = _contracted(node)

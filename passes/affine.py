@@ -27,6 +27,7 @@ from snncompiler.graph import (
     add_constant,
     attribute,
     constant,
+    graph_of,
     is_op,
     make_node,
     rank,
@@ -52,11 +53,6 @@ class Affine:
         kept = rewrite(model, context, dict.fromkeys(_OPS, _materialise))
         infer_shapes(model)
         return f"{folded} folded, {kept} kept as synapses of their own"
-
-
-def _graph(node: ir.Node) -> ir.Graph:
-    assert node.graph is not None
-    return node.graph  # type: ignore[return-value]
 
 
 def affine_of(node: ir.Node) -> tuple[ir.Value, Array, Array] | None:
@@ -147,7 +143,7 @@ def _merge(producer: ir.Node, node: ir.Node, g: Array, h: Array) -> bool:
     if vectors is None:
         return False
     channels = len(vectors[0])
-    graph, name = _graph(node), str(producer.name)
+    graph, name = graph_of(node), str(producer.name)
     zeros, ones = np.zeros(channels, np.float32), np.ones(channels, np.float32)
     arrays = {"scale": vectors[0], "shift": vectors[1], "mean": zeros, "var": ones}
     inputs = [add_constant(graph, f"{name}_{k}", np.asarray(a)) for k, a in arrays.items()]
@@ -206,7 +202,7 @@ def _replace_weighted(
     b: Array,
     before: list[ir.Node] | None = None,
 ) -> None:
-    graph, name = _graph(model), str(model.name)
+    graph, name = graph_of(model), str(model.name)
     inputs = [x, add_constant(graph, f"{name}_weight", w), add_constant(graph, f"{name}_bias", b)]
     new = make_node(model.op_type, inputs, name=name)
     new.attributes.update({a.name: a for a in model.attributes.values()})
@@ -218,7 +214,7 @@ def _materialise(node: ir.Node, _context: Context) -> bool:
     if found is None:
         return False
     x, g, h = found
-    graph, name, n = _graph(node), str(node.name), rank(x)
+    graph, name, n = graph_of(node), str(node.name), rank(x)
     channels = shape(x)[0]
     vectors = _channelwise(g, h, channels)
     if vectors is not None and n > 2 and shape(x) == shape(node.outputs[0]):

@@ -67,12 +67,14 @@ def measure(
     analog_bits: int,
     mantissa: int,
     earlier: Bounds | None = None,
+    *,
+    everywhere: bool = False,
 ) -> Bounds:
     """Bound every value and give it bits.
 
     amplitude: bound of the image. analog_bits: bits of the magnitude of an analog value that was
     rounded. earlier: bits chosen by an earlier call for the same graph are taken over; only the
-    bounds are computed anew.
+    bounds are computed anew. everywhere: round between synapses in the dynamic part, too.
     """
     result = Bounds()
     image = model.graph.inputs[0]
@@ -81,13 +83,15 @@ def measure(
     result.depth[image], result.base[image], result.size[image] = 0, input_bits, 0.0
     static, heights = {image}, _heights(model)
     for node in model.graph:
-        if node.op_type not in NEURONS and all(v in static for v in data_inputs(node)):
+        constant_current = all(v in static for v in data_inputs(node))
+        if constant_current and node.op_type not in NEURONS:
             static.update(node.outputs)
+        if node.op_type not in NEURONS and (everywhere or constant_current):
             x = data_inputs(node)[0]
-            again = heights[node.outputs[0]] if node.op_type == "Encode" else _is_analog(node)
+            again = heights[node.outputs[0]] if node.op_type == "Encode" else _takes_bits(node)
             if result.depth[x] and again:
-                most = float(result.bound[x].max())
-                result.rounded[node] = analog_bits - exponent(most)
+                # The bound is that of the worst image; two bits more keep the typical one fine.
+                result.rounded[node] = analog_bits + 2 - exponent(float(result.bound[x].max()))
         _bound(node, result)
     if earlier is not None:
         result.bits, result.rounded = earlier.bits, earlier.rounded
@@ -112,10 +116,19 @@ def measure(
         elif node.op_type == "Add":
             result.bits[output] = limits[output]
         elif node.op_type in WEIGHTED:
-            result.bits[output] = along_channels(output, np.array([arriving[0].max()]))
+            most = result.rounded.get(node, arriving[0].max())
+            result.bits[output] = along_channels(output, np.array([most]))
         else:
             result.bits[output] = _window(output, arriving[0])
     return result
+
+
+def _takes_bits(node: ir.Node) -> bool:
+    """Whether a synapse leaves its input fewer bits: by fractions of its own, or by long sums."""
+    if node.op_type not in WEIGHTED:
+        return False
+    w = weights(node.inputs[0 if constant(node.inputs[0]) is not None else 1])
+    return not is_integer(node) or bool(np.abs(w).reshape(len(w), -1).sum(1).max() >= 8)
 
 
 def _is_analog(node: ir.Node) -> bool:
@@ -162,7 +175,8 @@ def _bound(node: ir.Node, result: Bounds) -> None:
     arriving = [result.bound[v] for v in inputs]
     result.depth[output] = max((result.depth[v] for v in inputs), default=0)
     result.base[output] = max((result.base[v] for v in inputs), default=0)
-    result.size[output] = max((result.size[v] for v in inputs), default=0.0)
+    deepest = [v for v in inputs if result.depth[v] == result.depth[output]]
+    result.size[output] = min((result.size[v] for v in deepest), default=0.0)
     if node in result.rounded:
         bits = result.rounded[node]
         arriving = [arriving[0] + 2.0 ** -(bits + 1)]
@@ -235,7 +249,9 @@ def _limits(model: ir.Model, result: Bounds, mantissa: int) -> dict[ir.Value, Sc
 
     for value, bound in result.bound.items():
         # Rounding may add half a unit per weight to the bound; a sixty-fourth of a bit covers it.
-        free = np.floor(mantissa - np.log2(np.maximum(bound, 2.0 ** (mantissa - MOST_BITS))) - 1 / 64)
+        free = np.floor(
+            mantissa - np.log2(np.maximum(bound, 2.0 ** (mantissa - MOST_BITS))) - 1 / 64
+        )
         limits[value] = np.minimum(free, MOST_BITS)
     for node in reversed(list(model.graph)):
         output, inputs = node.outputs[0], data_inputs(node)
@@ -244,7 +260,9 @@ def _limits(model: ir.Model, result: Bounds, mantissa: int) -> dict[ir.Value, Sc
         limit = limits[output]
         if node.op_type in MOVEMENT:
             for value, part in zip(inputs, invert_movement(node, limit), strict=True):
-                tighten(value, np.full((1,) * len(shape(value)), limit.min()) if part is None else part)
+                tighten(
+                    value, np.full((1,) * len(shape(value)), limit.min()) if part is None else part
+                )
         elif node in result.rounded:
             continue
         elif node.op_type in WEIGHTED:

@@ -33,7 +33,7 @@ class Coding:
     def run(self, model: ir.Model, context: Context) -> str:
         """Insert both; tensors over time get the leading dimension T*N ("TN")."""
         graph = model.graph
-        image, steps = graph.inputs
+        steps = graph.inputs[1]
         static = static_values(model)
         encoded: dict[ir.Value, ir.Value] = {}
         for node in list(graph):
@@ -63,7 +63,9 @@ class Coding:
     ) -> ir.Value:
         if value not in encoded:
             name = unique_name(graph, f"{value.name}_encoded")
-            node = make_node("Encode", [value, steps], {"mode": "current"}, name=name, domain=DOMAIN)
+            node = make_node(
+                "Encode", [value, steps], {"mode": "current"}, name=name, domain=DOMAIN
+            )
             producer = value.producer()
             set_sources(node, sources(producer) if producer else [])
             node.outputs[0].name, node.outputs[0].type = name, value.type

@@ -13,7 +13,8 @@ float64, and thresholds are 1: no backend, thread count or batch size can flip a
 
 1. Backward, every value learns how many bits at most all that follows it can bear (`limit`).
    Synapses in a row without a neuron between them share their bits evenly; in the static part,
-   where the current is the same at every step, it is rounded between them instead.
+   where the current is the same at every step, it is rounded between them instead. Only if the
+   bits do not suffice otherwise are the currents of the dynamic part rounded like that.
 2. Forward, every synapse is rounded to its share; the bounds are computed again with the rounded
    weights and checked: that is the proof. A layer left with too few bits for its weights is
    named, and the network stays off the grid.
@@ -21,6 +22,7 @@ float64, and thresholds are 1: no backend, thread count or batch size can flip a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,13 +70,17 @@ class Grid:
             return "off: float32 weights, spikes may differ between backends"
         peak = float(np.abs(context.calibration).max(initial=1e-3))
         amplitude = 2.0 ** exponent(1.25 * peak)
-        bounds = measure(model, amplitude, self.analog_bits, MANTISSA)
-        rounded = _round_weights(model, bounds)
-        short = [
-            f"'{'+'.join(sources(node))}'"
-            for node, (_new, _bits, change) in rounded.items()
-            if change > 2.0**-self.least_bits
-        ]
+        for everywhere in (False, True):
+            settings = (amplitude, self.analog_bits, MANTISSA)
+            bounds = measure(model, *settings, everywhere=everywhere)
+            rounded = _round_weights(model, bounds)
+            short = [
+                f"'{'+'.join(sources(node))}'"
+                for node, (_new, _bits, change) in rounded.items()
+                if change > 2.0**-self.least_bits
+            ]
+            if not short:
+                break
         if short:
             context.warnings.append(
                 f"no exact arithmetic: {', '.join(short)} would lose more than "
@@ -84,7 +90,7 @@ class Grid:
             return f"not proven: {', '.join(short)}"
         _put(model, rounded, bounds)
         _round_potentials(model)
-        checked = measure(model, amplitude, self.analog_bits, MANTISSA, earlier=bounds)
+        checked = measure(model, *settings, earlier=bounds, everywhere=everywhere)
         for value, bound in checked.bound.items():
             top = np.max(np.log2(np.maximum(bound, 1e-30)) + checked.bits[value], initial=-99)
             assert top <= MANTISSA, f"'{value.name}' needs {top} bits"
@@ -93,15 +99,17 @@ class Grid:
             value = data_inputs(node)[0]
             _insert_rounding(model.graph, value, [(node, list(node.inputs).index(value))], fraction)
         input_bits = self.analog_bits - exponent(amplitude)
-        _insert_rounding(model.graph, image, list(image.uses()), input_bits, amplitude)
+        uses = [(use.node, use.idx) for use in image.uses()]
+        _insert_rounding(model.graph, image, uses, input_bits, amplitude)
         tidy(model)
         infer_shapes(model)
         model.meta["gridded"] = True
         bits = [int(b.min()) for _new, b, _change in rounded.values()]
         worst = max((change for _new, _bits, change in rounded.values()), default=0.0)
         spread = f"{min(bits)} to {max(bits)} fractional bits" if bits else "no synapses"
+        rows = ", currents rounded between synapses" if everywhere else ""
         return (
-            f"proven exact: {spread}, input clipped to +-{amplitude:g} with {input_bits} bits, "
+            f"proven exact{rows}: {spread}, input clipped to +-{amplitude:g} with {input_bits} bits, "
             f"largest relative change of a weight tensor {worst:.1e}"
         )
 
@@ -155,7 +163,7 @@ def _round_potentials(model: ir.Model) -> None:
 def _insert_rounding(
     graph: ir.Graph,
     value: ir.Value,
-    uses: list[tuple[ir.Node, int]] | list[ir.Usage],
+    uses: Sequence[tuple[ir.Node, int]],
     bits: int,
     amplitude: float | None = None,
 ) -> None:

@@ -240,5 +240,3 @@ def _gain(graph: ir.Graph, user: ir.Node, value: ir.Value, gain: Scale) -> ir.Va
     node.outputs[0].metadata_props["snn.kind"] = "current"
     graph.insert_before(user, node)
     return node.outputs[0]
-
-

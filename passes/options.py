@@ -101,7 +101,11 @@ def checked(name: str, value: object, hint: Any) -> object:
         if choice in (int, float) and isinstance(value, (int, float)):
             whole = isinstance(value, int) and not isinstance(value, bool)
             number = float(value)
-            if choice is int and not whole or isinstance(value, bool) or not math.isfinite(number):
+            if (
+                (choice is int and not whole)
+                or isinstance(value, bool)
+                or not math.isfinite(number)
+            ):
                 continue
             least, most = LIMITS.get(name, (-math.inf, math.inf))
             if not least <= number <= most:

@@ -34,6 +34,7 @@ from snncompiler.graph import (
     attribute,
     bypass,
     constant,
+    graph_of,
     is_op,
     make_node,
     rank,
@@ -82,11 +83,6 @@ def parameter(node: ir.Node, index: int, what: str) -> Array:
     return array
 
 
-def _graph(node: ir.Node) -> ir.Graph:
-    assert node.graph is not None
-    return node.graph  # type: ignore[return-value]
-
-
 def _drop(node: ir.Node, _context: Context) -> bool:
     if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
         raise Refusal("its mask output is used", "export the network in inference mode")
@@ -127,7 +123,7 @@ def shaped(node: ir.Node, x: ir.Value, target: Sequence[int]) -> ir.Node:
     """A Flatten or Reshape of `x` to [N, *target]."""
     if len(target) == 1:
         return make_node("Flatten", [x], {"axis": 1}, name=str(node.name))
-    dims = add_constant(_graph(node), f"{node.name}_shape", np.array([0, *target], np.int64))
+    dims = add_constant(graph_of(node), f"{node.name}_shape", np.array([0, *target], np.int64))
     return make_node("Reshape", [x, dims], {}, name=str(node.name))
 
 
@@ -139,8 +135,9 @@ def _transpose(node: ir.Node, _context: Context) -> bool:
     n = rank(operand(node, 0))
     perm = attribute(node, "perm") or list(range(n))[::-1]
     user = sole_user(node.outputs[0])
-    if perm == [1, 0] and is_op(user, "Gemm") and user and attribute(user, "transA", 0):
-        return False  # Gemm undoes it
+    undone = user is not None and is_op(user, "Gemm") and bool(attribute(user, "transA", 0))
+    if undone and perm == [1, 0]:
+        return False
     if perm[0] != 0:
         raise Refusal("it moves the batch axis", _UNMIXED)
     if perm == sorted(perm):
@@ -163,7 +160,7 @@ def _concat(node: ir.Node, _context: Context) -> bool:
     if len(node.inputs) == 1:
         bypass(node)
         return True
-    changed = axis != attribute(node, "axis")
+    changed = bool(axis != attribute(node, "axis"))
     node.attributes["axis"] = ir.AttrInt64("axis", axis)
     return changed
 
@@ -199,14 +196,14 @@ def _section(
     node: ir.Node, x: ir.Value, axis: int, start: int, stop: int, step: int = 1
 ) -> ir.Node:
     bounds = [
-        add_constant(_graph(node), f"{node.name}_{what}", np.array([number], np.int64))
+        add_constant(graph_of(node), f"{node.name}_{what}", np.array([number], np.int64))
         for what, number in (("start", start), ("end", stop), ("axis", axis), ("step", step))
     ]
     return make_node("Slice", [x, *bounds], {}, name=f"{node.name}")
 
 
 def _gather(node: ir.Node, x: ir.Value, axis: int, index: Array) -> ir.Node:
-    chosen = add_constant(_graph(node), f"{node.name}_index", index.astype(np.int64))
+    chosen = add_constant(graph_of(node), f"{node.name}_index", index.astype(np.int64))
     return make_node("Gather", [x, chosen], {"axis": axis}, name=str(node.name))
 
 
@@ -241,14 +238,14 @@ def _split(node: ir.Node, _context: Context) -> bool:
         part.metadata_props.update(node.metadata_props)
         label = output.name
         part.outputs[0].type, part.outputs[0].shape = output.type, output.shape
-        _graph(node).insert_before(node, part)
+        graph_of(node).insert_before(node, part)
         if output.is_graph_output():
-            outputs = _graph(node).outputs
+            outputs = graph_of(node).outputs
             outputs[[v is output for v in outputs].index(True)] = part.outputs[0]
         ir.convenience.replace_all_uses_with(output, part.outputs[0])
         output.name, part.outputs[0].name = None, label
         start = stop
-    _graph(node).remove(node, safe=True)
+    graph_of(node).remove(node, safe=True)
     return True
 
 
@@ -282,7 +279,7 @@ def _add(node: ir.Node, _context: Context) -> bool:
             sides.append(value)
             continue
         dims = (1, *target) if shape(value) != target else (1,) * rank(value)
-        factor = add_constant(_graph(node), f"{node.name}_sign", np.full(dims, sign, np.float32))
+        factor = add_constant(graph_of(node), f"{node.name}_sign", np.full(dims, sign, np.float32))
         new.append(make_node("Mul", [value, factor], {}, name=f"{node.name}_sign"))
         new[-1].outputs[0].shape, new[-1].outputs[0].type = node.outputs[0].shape, value.type
         sides.append(new[-1].outputs[0])
@@ -294,7 +291,7 @@ def _add(node: ir.Node, _context: Context) -> bool:
 
 
 def _negate(node: ir.Node, _context: Context) -> bool:
-    minus = add_constant(_graph(node), f"{node.name}_sign", np.full(1, -1, np.float32))
+    minus = add_constant(graph_of(node), f"{node.name}_sign", np.full(1, -1, np.float32))
     replace([node], [make_node("Mul", [operand(node, 0), minus], {}, name=str(node.name))])
     return True
 
@@ -315,7 +312,7 @@ def _gemm(node: ir.Node, _context: Context) -> bool:
     third = node.inputs[2] if len(node.inputs) > 2 else None
     c = constant(third)
     beta = attribute(node, "beta", 1.0)
-    graph = _graph(node)
+    graph = graph_of(node)
     bias, new = np.zeros(len(w)), []
     if c is not None:
         if c.ndim == 2 and c.shape[0] != 1:
@@ -336,7 +333,7 @@ def _gemm(node: ir.Node, _context: Context) -> bool:
 def _matmul(node: ir.Node, _context: Context) -> bool:
     a, b = operand(node, 0), operand(node, 1)
     left, right = constant(a), constant(b)
-    graph = _graph(node)
+    graph = graph_of(node)
     if left is None and right is None:
         raise Refusal(
             "it multiplies two activations; synapses carry constant weights",
@@ -373,8 +370,8 @@ def _clip(node: ir.Node, _context: Context) -> bool:
     if high > 1e38:
         new = make_node("Relu", [operand(node, 0)], {}, name=str(node.name))
     else:
-        zero = add_constant(_graph(node), f"{node.name}_min", np.array(0, np.float32))
-        top = add_constant(_graph(node), f"{node.name}_max", np.array(high, np.float32))
+        zero = add_constant(graph_of(node), f"{node.name}_min", np.array(0, np.float32))
+        top = add_constant(graph_of(node), f"{node.name}_max", np.array(high, np.float32))
         new = make_node("Clip", [operand(node, 0), zero, top], {}, name=str(node.name))
     replace([node], [new])
     return True
@@ -395,7 +392,7 @@ def _prelu(node: ir.Node, _context: Context) -> bool:
     flat = np.broadcast_to(slope.reshape(-1), (channels,)).reshape(-1, *[1] * (rank(x) - 2))
     if slope.shape == flat.shape:
         return False
-    value = add_constant(_graph(node), f"{node.name}_slope", flat)
+    value = add_constant(graph_of(node), f"{node.name}_slope", flat)
     replace([node], [make_node("PRelu", [x, value], {}, name=str(node.name))])
     return True
 

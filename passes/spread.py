@@ -59,10 +59,10 @@ def move_scale(node: ir.Node, scales: Sequence[Scale], fill: float | None = None
     )
     index = index_map(node)
     moved = np.where(index < 0, np.nan if fill is None else fill, flat[index])
-    rows = moved.reshape(len(moved), -1)
+    rows: Array = moved.reshape(len(moved), -1)
     if np.isnan(rows).any():
         # A channel that is padding throughout has no quantity of its own: 1 is as good as any.
-        empty = np.isnan(rows).all(1)
+        empty = np.asarray(np.isnan(rows).all(axis=1))
         own = np.where(empty, 1.0, np.nanmax(np.where(empty[:, None], 1.0, rows), axis=1))
         rows = np.where(np.isnan(rows), own[:, None], rows)
     return compress(rows.reshape(moved.shape))
@@ -85,7 +85,7 @@ def invert_movement(node: ir.Node, wanted: Scale) -> list[Scale | None]:
     parts = np.split(flat, np.cumsum(sizes)[:-1])
     result: list[Scale | None] = []
     for part, value in zip(parts, inputs, strict=True):
-        rows = part.reshape(shape(value)[0], -1)
+        rows: Array = part.reshape(shape(value)[0], -1)
         known = ~np.isnan(rows).all(1)
         if not known.all():
             result.append(None)

@@ -1,7 +1,8 @@
-"""Threshold rules as pure functions: arrays in, numbers out (Rueckauer et al. 2017; Kim et al. 2020).
+"""Threshold rules as pure functions: arrays in, numbers out.
 
 The p-norm threshold is the order statistic number min(floor(n p), n - 1), counted from 0 in
-ascending order over all n values *including zeros*, of the whole calibration set.
+ascending order over all n values *including zeros*, of the whole calibration set
+(Rueckauer et al. 2017; per channel: Kim et al. 2020).
 """
 
 from __future__ import annotations

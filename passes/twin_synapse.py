@@ -46,7 +46,11 @@ class TwinSynapse:
             twin = make_node("TwinSynapse", inputs, settings, name=name, domain=DOMAIN)
             set_sources(twin, sources(node))
             result = twin.outputs[0]
-            result.name, result.shape, result.type = f"{spikes.name}_twin", spikes.shape, spikes.type
+            result.name, result.shape, result.type = (
+                f"{spikes.name}_twin",
+                spikes.shape,
+                spikes.type,
+            )
             result.metadata_props.update(spikes.metadata_props)
             for user, index in list(spikes.uses()):
                 user.replace_input_with(index, result)

@@ -27,6 +27,7 @@ from snncompiler.graph import (
     attribute,
     bypass,
     constant,
+    graph_of,
     make_node,
     rank,
     replace,
@@ -60,11 +61,6 @@ class Windows:
 
 def _only(chosen: ir.Node, rule: Rewrite) -> Rewrite:
     return lambda node, context: node is chosen and rule(node, context)
-
-
-def _graph(node: ir.Node) -> ir.Graph:
-    assert node.graph is not None
-    return node.graph  # type: ignore[return-value]
 
 
 def _first(node: ir.Node) -> ir.Value:
@@ -175,9 +171,7 @@ def _max_pool(node: ir.Node, _context: Context) -> bool:
 def _pad_ceil(new: dict[str, Any], sizes: Sequence[int]) -> None:
     """Turn the overhang of ceil mode into padding at the end, so that every window is whole."""
     for i, size in enumerate(sizes):
-        kernel, stride, dilation = (
-            new[k][i] for k in ("kernel_shape", "strides", "dilations")
-        )
+        kernel, stride, dilation = (new[k][i] for k in ("kernel_shape", "strides", "dilations"))
         begin, end = new["pads"][i], new["pads"][i + len(sizes)]
         count = pooled_size(size, kernel, stride, dilation, begin, end, 1)
         new["pads"][i + len(sizes)] = max(
@@ -207,13 +201,13 @@ def _average(node: ir.Node, context: Context) -> bool:
     value = factor.flat[0] if uniform else 1.0
     name = str(node.name)
     kernel = np.full((channels, 1, *new["kernel_shape"]), value)
-    w = add_constant(_graph(node), f"{name}_weight", kernel)
+    w = add_constant(graph_of(node), f"{name}_weight", kernel)
     sums = make_node("Conv", [x, w], {**new, "group": channels}, name=name)
     if uniform:
         replace([node], [sums])
         return True
     sums.outputs[0].type = x.type
-    divisor = add_constant(_graph(node), f"{name}_divisor", factor)
+    divisor = add_constant(graph_of(node), f"{name}_divisor", factor)
     replace([node], [sums, make_node("Mul", [sums.outputs[0], divisor], name=f"{name}_mean")])
     return True
 
@@ -243,13 +237,13 @@ def _reduce_mean(node: ir.Node, _context: Context) -> bool:
     w = np.full((dims[0], 1, *kernel), 1 / np.prod(kernel))
     flat: dict[str, Any] = dict.fromkeys(("strides", "dilations"), [1] * len(kernel))
     flat |= {"kernel_shape": kernel, "pads": [0] * (2 * len(kernel)), "group": dims[0]}
-    weight = add_constant(_graph(node), f"{node.name}_weight", w)
+    weight = add_constant(graph_of(node), f"{node.name}_weight", w)
     new = [make_node("Conv", [x, weight], flat, name=str(node.name))]
     if not attribute(node, "keepdims", 1):
         target = [d for i, d in enumerate(dims, 1) if i not in axes]
         new[0].outputs[0].type = x.type
         shaped = np.array([0, *target], np.int64)
-        dims_value = add_constant(_graph(node), f"{node.name}_shape", shaped)
+        dims_value = add_constant(graph_of(node), f"{node.name}_shape", shaped)
         new.append(
             make_node("Reshape", [new[0].outputs[0], dims_value], name=f"{node.name}_squeeze")
             if len(target) > 1
@@ -275,9 +269,7 @@ def _resize(node: ir.Node, _context: Context) -> bool:
             continue
         name = str(node.name) if not new else f"{node.name}_{axis}"
         if mode == "nearest":
-            index = add_constant(
-                _graph(node), f"{name}_index", matrix.argmax(1).astype(np.int64)
-            )
+            index = add_constant(graph_of(node), f"{name}_index", matrix.argmax(1).astype(np.int64))
             new.append(make_node("Gather", [value, index], {"axis": axis}, name=name))
         else:
             new.extend(_along(node, value, matrix, axis, len(before), name))
@@ -314,9 +306,12 @@ def _axis_matrix(node: ir.Node, axis: int, size: int, result: int) -> Array:
 def _along(
     node: ir.Node, x: ir.Value, matrix: Array, axis: int, n: int, name: str
 ) -> list[ir.Node]:
-    """Multiply one axis by a matrix: from the right if it is last, from the left if last but one;
-    any other axis is brought there and back."""
-    graph = _graph(node)
+    """Multiply one axis by a matrix.
+
+    From the right if it is the last, from the left if the last but one; any other axis is brought
+    there and back.
+    """
+    graph = graph_of(node)
     if axis == n - 1:
         w = add_constant(graph, f"{name}_matrix", matrix.T)
         return [make_node("MatMul", [x, w], name=name)]
@@ -352,7 +347,7 @@ def _pad(node: ir.Node, _context: Context) -> bool:
         raise Refusal("it pads the batch axis", "pad space only")
     mode = attribute(node, "mode", "constant")
     name = str(node.name)
-    graph = _graph(node)
+    graph = graph_of(node)
     new: list[ir.Node] = []
     value = x
     if mode != "constant" or (widths < 0).any():
@@ -362,7 +357,7 @@ def _pad(node: ir.Node, _context: Context) -> bool:
                 begin, end = min(begin, 0), min(end, 0)
             if begin == end == 0:
                 continue
-            rows = np.arange(shape(x)[axis - 1])
+            rows: Array = np.arange(shape(x)[axis - 1])
             rows = rows[max(0, -begin) : len(rows) - max(0, -end)]
             if mode != "constant":
                 rows = np.pad(rows, (max(0, begin), max(0, end)), mode=mode)

@@ -1,4 +1,4 @@
-"""The trained network as onnxruntime runs it: the oracle of every pass, the source of statistics."""
+"""The trained network as onnxruntime runs it: oracle of every pass, source of statistics."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def probe(node: ir.Node, inputs: Sequence[Array], opset: int = OPSET) -> list[Ar
     """Run one node alone on arrays, one for each of its data inputs in order."""
     proto = ir.serde.serialize_node(node)
     del proto.metadata_props[:]
-    feeds = dict(zip([v.name for v in data_inputs(node)], inputs, strict=True))
+    feeds = dict(zip([str(v.name) for v in data_inputs(node)], inputs, strict=True))
     info = onnx.helper.make_tensor_value_info
     float32 = onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
         [proto],
         "probe",
         [info(name, float32, None) for name in feeds],
-        [info(v.name, float32, None) for v in node.outputs],
+        [info(str(v.name), float32, None) for v in node.outputs],
         [
             onnx.numpy_helper.from_array(array, v.name)
             for v in node.inputs

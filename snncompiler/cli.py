@@ -1,4 +1,4 @@
-"""The command `snnc`: arguments in, calls out, no logic. Imports what is heavy when it is needed."""
+"""The command `snnc`: arguments in, calls out, no logic; heavy imports only where needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -29,8 +29,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[
-    Optional[str],
-    typer.Option("--json", metavar="FILE", help="Write the result as JSON ('-': to stdout, alone)."),
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Write the result as JSON ('-': to stdout, alone)."
+    ),
 ]
 
 
@@ -71,6 +73,8 @@ def _session(json_file: str | None) -> Iterator[_Session]:
 
             require_writable(Path(str(json_file)))
         yield session
+    except (typer.Exit, BrokenPipeError):
+        raise  # the former has told its story, typer knows what to do about the latter
     except Diagnostic as error:
         _say(str(error))
         _twin(session, error.as_json())
@@ -111,7 +115,9 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("starting", total=1)
 
         def report(what: str, done: int, total: int) -> None:
@@ -152,9 +158,7 @@ def check(
         refused = [v for v in result.nodes if v.verdict == "refused"]
         if refused:
             problems = [
-                Problem(
-                    f"cannot convert '{v.op}' at node '{v.name}'", v.reason, v.advice, v.name
-                )
+                Problem(f"cannot convert '{v.op}' at node '{v.name}'", v.reason, v.advice, v.name)
                 for v in refused
             ]
             _say(render(problems))
@@ -168,19 +172,20 @@ def check(
 def compile_(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A trained network.")],
     calibration: Annotated[
-        Path, typer.Option(metavar="DATA.npz", help="Training samples 'x', as the network wants them.")
+        Path,
+        typer.Option(metavar="DATA.npz", help="Training samples 'x', as the network wants them."),
     ],
     recipe: Annotated[str, typer.Option(help="Which method; see 'snnc recipes'.")] = "binary",
     timesteps: Annotated[int, typer.Option("--timesteps", "-T", help="Time steps T.")] = 32,
     output: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option("--output", "-o", metavar="OUT.onnx", help="Default: MODEL.snn.onnx."),
     ] = None,
     dump_ir: Annotated[
-        Optional[Path], typer.Option(metavar="DIR", help="Write the IR after every pass.")
+        Path | None, typer.Option(metavar="DIR", help="Write the IR after every pass.")
     ] = None,
     setting: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option("--set", metavar="PASS.OPTION=VALUE", help="Override an option; repeatable."),
     ] = None,
     form: Annotated[
@@ -237,18 +242,18 @@ def run(
     model: Annotated[Path, typer.Argument(metavar="SNN.onnx", help="A compiled network.")],
     data: Annotated[Path, typer.Argument(metavar="DATA.npz", help="Samples 'x', labels 'y'.")],
     timesteps: Annotated[
-        Optional[int], typer.Option("--timesteps", "-T", help="Default: the T compiled for.")
+        int | None, typer.Option("--timesteps", "-T", help="Default: the T compiled for.")
     ] = None,
     backend: Annotated[str, typer.Option(help="numpy or onnxruntime.")] = "numpy",
     reference: Annotated[
-        Optional[Path], typer.Option(metavar="MODEL.onnx", help="The trained network, to compare.")
+        Path | None, typer.Option(metavar="MODEL.onnx", help="The trained network, to compare.")
     ] = None,
-    limit: Annotated[Optional[int], typer.Option(help="Only the first so many samples.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
     batch: Annotated[int, typer.Option(help="Samples at a time.")] = 100,
     trace: Annotated[
-        Optional[Path], typer.Option(metavar="OUT.npz", help="Save spike trains and readouts.")
+        Path | None, typer.Option(metavar="OUT.npz", help="Save spike trains and readouts.")
     ] = None,
-    threads: Annotated[Optional[int], typer.Option(help="CPU threads (onnxruntime).")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (onnxruntime).")] = None,
     json_file: Json = None,
 ) -> None:
     """Run a spiking network: accuracy at T = 1, 2, 4, ..., firing rates, synaptic operations."""
@@ -326,7 +331,9 @@ def recipes(json_file: Json = None) -> None:
 
 @app.command(epilog="Example: snnc demo --output /tmp/snnc-demo")
 def demo(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.")] = Path("snnc-demo"),
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.")] = Path(
+        "snnc-demo"
+    ),
     json_file: Json = None,
 ) -> None:
     """The whole story on the bundled network: check, compile with IR dumps, run, compare."""

@@ -33,7 +33,9 @@ def load_samples(
     """
     arrays = _read(Path(path), ("x", "y") if labels else ("x",))
     if "x" not in arrays:
-        raise refuse(f"'{path}' has no array 'x'", "the samples are looked for there", f"save with {_SAVE}")
+        raise refuse(
+            f"'{path}' has no array 'x'", "the samples are looked for there", f"save with {_SAVE}"
+        )
     y = arrays.get("y")
     x = check_samples(arrays["x"], shape, where=f"'{path}'")
     if y is not None:
@@ -49,8 +51,7 @@ def load_samples(
                 "each sample needs one label",
                 "save x and y of the same length",
             )
-        y = y[:limit].astype(np.int64)
-    return Samples(x[:limit], y)
+    return Samples(x[:limit], None if y is None else y[:limit].astype(np.int64))
 
 
 def check_samples(

@@ -69,7 +69,9 @@ def tell(
     result = evaluate(model, test, reference=trained, progress=progress)
     show(_title("\n$ snnc run digits.snn.onnx digits_test.npz --reference digits.onnx"))
     show(run_table(result, model))
-    show(Text(f"\nThe spiking network is in {artifact}, the IR after every pass in {output / 'ir'}."))
+    show(
+        Text(f"\nThe spiking network is in {artifact}, the IR after every pass in {output / 'ir'}.")
+    )
     return {
         "check": checked.as_json(),
         "compile": compiled.as_json(),

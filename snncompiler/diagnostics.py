@@ -70,7 +70,9 @@ def _render_group(group: Sequence[Problem]) -> str:
     first, *others = group
     lines = [f"error: {first.what}", f"  why: {first.why}", f"  do:  {first.do}"]
     if others:
-        count = f"{len(others)} more node has" if len(others) == 1 else f"{len(others)} more nodes have"
+        count = (
+            f"{len(others)} more node has" if len(others) == 1 else f"{len(others)} more nodes have"
+        )
         lines.append(f"  {count} the same trouble: {', '.join(p.node for p in others)}")
     return clean_lines(lines)
 

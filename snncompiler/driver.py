@@ -157,7 +157,7 @@ def _before_import(proto: onnx.ModelProto, error: InputError) -> tuple[Verdict, 
 
 def compile_model(
     source: str | Path | onnx.ModelProto,
-    calibration: NDArray[np.floating],
+    calibration: NDArray[Any],
     *,
     recipe: str = DEFAULT,
     timesteps: int = 32,
@@ -171,12 +171,15 @@ def compile_model(
     """Compile a trained network into a spiking one.
 
     Args:
-        source: an ONNX file or model. calibration: float32 [N, ...] unlabelled samples.
-        recipe: a name of passes.recipes.RECIPES. timesteps: the T to compile for.
+        source: an ONNX file or model.
+        calibration: float32 [N, ...] unlabelled samples.
+        recipe: a name of passes.recipes.RECIPES.
+        timesteps: the T to compile for.
         options: {"pass.option": value} on top of the recipe.
         form: 'normalised' (weights rescaled, thresholds 1) or 'physical' (weights as trained,
             a spike carries its threshold; for studies, exact arithmetic needs the other).
-        dump: folder for the IR after each pass. output: file for the artifact.
+        dump: folder for the IR after each pass.
+        output: file for the artifact.
         seed: recorded; no pass of today draws random numbers.
         progress: called with (what, done, total).
 
@@ -211,7 +214,7 @@ def compile_model(
         timesteps=timesteps,
         passes=story,
         neurons=sum(int(np.prod(shape(n.outputs[0]))) for n in layers),
-        synapses=macs(model),
+        synapses=job.synapses,
         thresholds=job.thresholds,
         warnings=[clean(w) for w in job.context.warnings],
     )
@@ -233,6 +236,7 @@ class _Job:
     thresholds: dict[str, list[float]] = field(default_factory=dict)
     ann: ir.Model | None = None
     ann_macs: int = 0
+    synapses: int = 0
 
     def run(self, pipeline: list[Pass]) -> list[Step]:
         """Run the passes; after each: verify, compare, dump."""
@@ -252,6 +256,8 @@ class _Job:
             story.append(Step(p.name, time.perf_counter() - started, note, check))
             if isinstance(p, Legal):
                 self.ann, self.ann_macs = model.clone(), macs(model)
+            if p.name != "grid":  # rounding the input is no synapse
+                self.synapses = macs(model) if self.ann is not None else 0
             if p.name == "neurons":
                 self._note_thresholds()
         context.progress("done", len(pipeline), len(pipeline))
@@ -297,7 +303,9 @@ class _Job:
         steps = self.context.timesteps
         cost = max(1, self.ann_macs)
         steps = max(1, min(steps, int(_RATE_BUDGET // cost) or 1))
-        samples = self.context.calibration[: max(1, min(_SAMPLES, int(_RATE_BUDGET / cost / steps)))]
+        samples = self.context.calibration[
+            : max(1, min(_SAMPLES, int(_RATE_BUDGET / cost / steps)))
+        ]
         layers = [n for n in model.graph if n.op_type in NEURONS]
         if not layers or self.ann is None:
             return ""
@@ -432,7 +440,7 @@ def _trust_only_ours(model: ir.Model, where: str) -> None:
 
 def simulate(
     model: ir.Model | str | Path,
-    x: NDArray[np.floating],
+    x: NDArray[Any],
     timesteps: int | None = None,
     *,
     backend: str = "numpy",
@@ -442,8 +450,12 @@ def simulate(
     """Run a compiled network on samples.
 
     Args:
-        model: a compiled model or its file. x: float32 [N, ...]. timesteps: T (default: the T it
-            was compiled for). backend: a name of backends.BACKENDS. observe: what to keep.
+        model: a compiled model or its file.
+        x: float32 [N, ...].
+        timesteps: T; by default the T it was compiled for.
+        backend: a name of backends.BACKENDS.
+        observe: what to keep.
+        progress: called with (done, total) samples times steps.
 
     Raises:
         InputError: samples, T, file or backend name do not fit.

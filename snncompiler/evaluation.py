@@ -103,7 +103,11 @@ def evaluate(
         block = data.x[start : start + batch]
 
         def report(done: int, total: int, start: int = start, size: int = len(block)) -> None:
-            progress("simulating", start * steps + done * size * steps // max(total, 1), len(data.x) * steps)
+            progress(
+                "simulating",
+                start * steps + done * size * steps // max(total, 1),
+                len(data.x) * steps,
+            )
 
         before = time.perf_counter()
         traces.append(program.run(block, steps, observe, report))
@@ -170,5 +174,3 @@ def save_trace(trace: Trace, path: Path) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_whole(path, buffer.getvalue())
-
-

@@ -118,9 +118,7 @@ def _refuse_foreign(proto: onnx.ModelProto) -> None:
         # The others that are known to fail join the list, so that nobody fixes them one by one.
         named = {p.node for p in problems}
         problems += [
-            Problem(
-                f"cannot convert '{n.op_type}' at node '{n.name}'", *REASONS[n.op_type], n.name
-            )
+            Problem(f"cannot convert '{n.op_type}' at node '{n.name}'", *REASONS[n.op_type], n.name)
             for n in proto.graph.node
             if n.op_type in REASONS and n.name not in named
         ]
@@ -322,4 +320,3 @@ def _fold_fills(model: ir.Model) -> None:
         new = add_constant(model.graph, f"{output.name}_filled", filled)
         ir.convenience.replace_all_uses_with(output, new)
         model.graph.remove(node, safe=True)
-

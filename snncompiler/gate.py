@@ -7,11 +7,14 @@ duplicate initialisers, and onnxruntime dies of a stride of zero.
 
 from __future__ import annotations
 
+import math
+import re
+import warnings
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import networkx
-import numpy as np
 import onnx
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError
@@ -39,6 +42,8 @@ def read(path: str | Path) -> onnx.ModelProto:
     export = "export the network again with torch.onnx.export or tf2onnx"
     try:
         size = path.stat().st_size
+        if not path.is_file() and not path.is_dir():
+            raise refuse(f"cannot read '{path}'", "it is no regular file", "check the path")
         if size > MAX_BYTES:
             raise refuse(
                 f"'{path}' has {size} bytes",
@@ -64,27 +69,25 @@ def read(path: str | Path) -> onnx.ModelProto:
 
 
 def _load_external(proto: onnx.ModelProto, folder: Path) -> None:
+    inner = (n for f in proto.functions for n in f.node)
     problems = []
-    for tensor in proto.graph.initializer:
+    for tensor in (*_tensors_of(proto.graph), *_tensors_in(inner)):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         entries = {e.key: e.value for e in tensor.external_data}
-        location = entries.get("location", "")
-        target = folder / location
-        if not location or Path(location).is_absolute() or ".." in Path(location).parts:
-            why = f"the location '{location}' leaves the model's folder"
-        elif target.is_symlink() or not target.resolve().is_relative_to(folder):
-            why = f"the location '{location}' is a link out of the model's folder"
-        elif not target.is_file():
-            why = f"there is no file '{location}' beside the model"
-        else:
+        why = _misplaced(entries.get("location", ""), folder)
+        if not why:
             try:
-                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # about entries of unknown meaning
+                    onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
                 onnx.numpy_helper.to_array(tensor)
                 continue
             except Exception:
                 # onnx raises whatever NumPy or the file system raises for a short file.
-                why = f"'{location}' does not hold the bytes that the tensor claims"
+                why = f"'{entries['location']}' does not hold the bytes that the tensor claims"
         problems.append(
             Problem(
                 f"cannot load the external data of tensor '{tensor.name}'",
@@ -94,10 +97,36 @@ def _load_external(proto: onnx.ModelProto, folder: Path) -> None:
         )
     if problems:
         raise InputError(*problems)
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            del tensor.external_data[:]
+
+
+def _misplaced(location: str, folder: Path) -> str:
+    """Why external data must not be read from a location, or nothing."""
+    target = folder / location
+    try:
+        if not location or Path(location).is_absolute() or ".." in Path(location).parts:
+            return f"the location '{location}' leaves the model's folder"
+        if target.is_symlink() or not target.resolve().is_relative_to(folder):
+            return f"the location '{location}' is a link out of the model's folder"
+        return "" if target.is_file() else f"there is no file '{location}' beside the model"
+    except (OSError, ValueError):
+        return f"the location '{location}' is no file name"
+
+
+def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor in a graph: initialisers, sparse ones, and those in attributes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_in(graph.node)
+
+
+def _tensors_in(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in (a for n in nodes for a in n.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _tensors_of(graph)
 
 
 def is_compiled(proto: onnx.ModelProto) -> bool:
@@ -173,42 +202,35 @@ def _names(graph: onnx.GraphProto) -> list[Problem]:
 
 def _tensors(graph: onnx.GraphProto) -> list[Problem]:
     problems = []
+    others: dict[str, list[str]] = {}  # kind of floating-point number -> names
     for tensor in graph.initializer:
         where = f"tensor '{tensor.name}'"
         dims = list(tensor.dims)
-        if any(d < 0 for d in dims) or _size(dims) > MAX_ELEMENTS:
+        if any(d < 0 for d in dims) or math.prod(dims) > MAX_ELEMENTS:
             why = "dimensions must be positive and the tensor below 2^31 elements"
             problems.append(Problem(f"{where} has shape {dims}", why, "export it again"))
         elif tensor.data_type in _FLOATING:
-            problems.append(
-                Problem(
-                    f"{where} is {_FLOATING[tensor.data_type]}",
-                    "conversion works on float32 networks",
-                    "convert the network to float32 before exporting",
-                )
-            )
+            others.setdefault(_FLOATING[tensor.data_type], []).append(tensor.name)
         elif tensor.data_type == onnx.TensorProto.FLOAT:
             try:
-                bad = int(np.sum(~np.isfinite(onnx.numpy_helper.to_array(tensor))))
+                onnx.numpy_helper.to_array(tensor)
             except ValueError:
-                problems.append(Problem(f"{where} is damaged", "data miss", "export it again"))
-                continue
-            if bad:
-                problems.append(
-                    Problem(
-                        f"{where} has {bad} values that are not finite",
-                        "NaN or infinite weights make every spike meaningless",
-                        "look at the training run; export a checkpoint with finite weights",
-                    )
-                )
+                why = "its data do not fill its shape"
+                problems.append(Problem(f"{where} is damaged", why, "export it again"))
+    for kind, names in others.items():
+        more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
+        problems.append(
+            Problem(
+                f"tensor '{names[0]}'{more} {kind}",
+                "conversion works on float32 networks",
+                "convert the network to float32 before exporting",
+            )
+        )
+    if graph.sparse_initializer:
+        name = graph.sparse_initializer[0].values.name
+        why = "only dense weights can be read"
+        problems.append(Problem(f"tensor '{name}' is sparse", why, "export dense weights"))
     return problems
-
-
-def _size(dims: list[int]) -> int:
-    size = 1
-    for d in dims:
-        size *= d
-    return size
 
 
 def _interface(graph: onnx.GraphProto) -> list[Problem]:
@@ -245,7 +267,7 @@ def _interface(graph: onnx.GraphProto) -> list[Problem]:
                     "export with fixed image dimensions (dynamic_axes for axis 0 only)",
                 )
             )
-        elif wrong or _size([d.dim_value or 1 for d in dims]) > MAX_ELEMENTS:
+        elif wrong or math.prod(d.dim_value or 1 for d in dims) > MAX_ELEMENTS:
             sizes = [d.dim_value for d in dims]
             why = "sizes must be positive and the input below 2^31 elements"
             problems.append(Problem(f"{where} has shape {sizes}", why, "export it again"))
@@ -257,27 +279,36 @@ def _check_cycles(graph: onnx.GraphProto) -> None:
     view = networkx.DiGraph()
     for node in graph.node:
         view.add_edges_from((producer[v], node.name) for v in node.input if v in producer)
-    try:
-        cycle = [a for a, _ in networkx.find_cycle(view)]
-    except networkx.NetworkXNoCycle:
-        return
-    raise refuse(
-        f"the nodes {' -> '.join([*cycle, cycle[0]])} form a cycle",
-        "a feed-forward network is needed: every value must be computed before it is used",
-        "unroll or remove the recurrence",
-    )
+    for knot in networkx.strongly_connected_components(view):
+        part = view.subgraph(knot)
+        if not part.number_of_edges():
+            continue
+        cycle = [a for a, _ in networkx.find_cycle(part)]
+        raise refuse(
+            f"the nodes {' -> '.join([*cycle, cycle[0]])} form a cycle",
+            "a feed-forward network is needed: every value must be computed before it is used",
+            "unroll or remove the recurrence",
+        )
 
 
 def _check_onnx(proto: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        text = " ".join(str(error).split("==> Context:")[0].split())
-        context = str(error).partition("==> Context:")[2].strip()
         raise refuse(
             "the file is not valid ONNX",
-            " ".join([text, context]).strip(),
+            _reason(str(error)),
             "export the network again, or run onnx.checker on it to see more",
         ) from None
     except ValueError as error:
         raise refuse("the file is not valid ONNX", str(error), "export it again") from None
+
+
+def _reason(text: str) -> str:
+    """The first thing that onnx's checker complains of, in one line."""
+    first = re.search(r"op_type:(\w+), node name: (.*?)\): (?:\[\w+\] )?(.*)", text)
+    if first:
+        op, name, why = first.groups()
+        return f"{op} '{name}': {why}"
+    text, _, context = text.partition("==> Context:")
+    return " ".join([*text.split(), *context.split()])

@@ -131,7 +131,7 @@ def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     while unique in graph.initializers:
         i += 1
         unique = f"{name}_{i}"
-    value = ir.Value(name=unique, const_value=tensor, shape=tensor.shape)
+    value = ir.Value(name=unique, const_value=tensor, shape=ir.Shape(array.shape))
     value.type = ir.TensorType(tensor.dtype)
     graph.register_initializer(value)
     return value
@@ -170,7 +170,7 @@ def replace(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> None:
         if node.outputs[0].name is None:
             node.outputs[0].name = unique_name(graph, f"{label}_{i}")
     outer = ir.convenience.replace_nodes_and_values
-    outer(graph, old[-1], list(old), list(new), [before], [after])  # type: ignore[arg-type]
+    outer(graph, old[-1], list(old), list(new), [before], [after])
     after.name = label
 
 
@@ -178,8 +178,7 @@ def bypass(node: ir.Node) -> None:
     """Remove a node that hands its first input on unchanged."""
     source, output = node.inputs[0], node.outputs[0]
     assert source is not None
-    assert node.graph is not None
-    graph: ir.Graph = node.graph  # type: ignore[assignment]
+    graph = graph_of(node)
     if output.is_graph_output():
         # The interface keeps its name; the inner value, if it may, takes that name over.
         if source.is_graph_input() or source.is_graph_output() or constant(source) is not None:
@@ -190,6 +189,13 @@ def bypass(node: ir.Node) -> None:
         source.name = label
     ir.convenience.replace_all_uses_with(output, source)
     graph.remove(node, safe=True)
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph a node is in."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    return graph
 
 
 def is_op(node: ir.Node | None, *ops: str) -> bool:

@@ -46,9 +46,7 @@ def top1(output: Array) -> Array:
 def accuracy_at(trace: Trace, y: NDArray[np.int64]) -> dict[str, float]:
     """Top-1 accuracy of the readout accumulated up to each kept step."""
     readout = next(iter(trace.readout.values()))
-    return {
-        str(t): float((top1(o) == y).mean()) for t, o in zip(trace.steps, readout, strict=True)
-    }
+    return {str(t): float((top1(o) == y).mean()) for t, o in zip(trace.steps, readout, strict=True)}
 
 
 def agreement_at(trace: Trace, ann: Array) -> dict[str, float]:

@@ -71,4 +71,5 @@ def index_map(node: ir.Node) -> Array:
         size = int(np.prod(shape(value), dtype=np.int64))
         arrays.append(np.arange(start, start + size).reshape(1, *shape(value)))
         start += size
-    return move(node, arrays, pad_value=-1)[0]
+    moved: Array = move(node, arrays, pad_value=-1)[0]
+    return moved

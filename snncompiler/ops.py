@@ -107,8 +107,8 @@ _OPS: dict[str, tuple[str, tuple[str, ...], dict[str, _Kind], str, _Infer]] = {
         "  t <= delay: frozen, the input is discarded and s = 0; else\n"
         "  U = V + I;  s = clip(floor(U / theta), -gamma_neg, gamma);  s = max(s, -C)\n"
         "  V = U - theta s;  C = C + s;  output theta s.\n"
-        "It fires at U == theta. gamma 1, gamma_neg 0: the classic binary neuron; gamma > 1: burst;\n"
-        "gamma_neg > 0: signed, never takes back more than it has sent.",
+        "It fires at U == theta. gamma 1, gamma_neg 0: the classic binary neuron; gamma > 1:\n"
+        "burst; gamma_neg > 0: signed, never takes back more than it has sent.",
         ("I", "theta", "v_init", "T"),
         {"gamma": _Kind.FLOAT, "gamma_neg": _Kind.FLOAT, "delay": _Kind.INT},
         "S",
@@ -143,8 +143,8 @@ _OPS: dict[str, tuple[str, tuple[str, ...], dict[str, _Kind], str, _Infer]] = {
     "TwinSynapse": (
         "SpiCalib (Li et al. 2022): a neuron that has been silent for longer than its mean\n"
         "inter-spike interval plus allowance takes its spikes back. State F (firing events),\n"
-        "L (time of the last one), N (net count), all 0; a burst is one event, so the mean interval\n"
-        "is L / F. At step t, with s = round(I / theta):\n"
+        "L (time of the last one), N (net count), all 0; a burst is one event, so the mean\n"
+        "interval is L / F. At step t, with s = round(I / theta):\n"
         "  s > 0: F = F + 1, L = t\n"
         "  else if (t - L - allowance) F > L and N > 0: s = -min(N, gamma)\n"
         "  N = N + s;  output theta s. N never falls below zero.",

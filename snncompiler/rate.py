@@ -25,7 +25,7 @@ from snncompiler.ops import DOMAIN
 
 
 def rate_model(model: ir.Model) -> ir.Model:
-    """A copy of a spiking network in which every value is the rate (times T: the count) it stands for.
+    """A copy of a spiking network with activations in the place of its neurons.
 
     IF becomes Relu (and Min, if it came from a Clip), LeakyIF PRelu, MLIPool MaxPool; Encode,
     TwinSynapse and Readout hand their input on.

@@ -51,9 +51,10 @@ def check_table(check: Check) -> RenderableType:
 
 def compiled_table(compiled: Compiled) -> RenderableType:
     """The story of the passes, then sizes and warnings."""
-    table = _table("pass", ">seconds", "did", "check")
+    table = _table("pass", ">seconds", "did; check")
     for p in compiled.passes:
-        table.add_row(p.name, f"{p.seconds:.2f}", Text(clean(p.changed)), Text(clean(p.check)))
+        told = Text(clean(p.changed)).append(f"\n{clean(p.check)}" if p.check else "", style="dim")
+        table.add_row(p.name, f"{p.seconds:.2f}", told)
     lines = [
         f"\nrecipe {compiled.recipe}, T = {compiled.timesteps}: {compiled.neurons:,} neurons, "
         f"{compiled.synapses:,} synapses"

@@ -135,7 +135,9 @@ def as_json(model: ir.Model) -> dict[str, object]:
                 "kind": n.outputs[0].metadata_props.get(KIND),
                 "scale": None if (s := scale_of(n.outputs[0])) is None else s.tolist(),
                 "constants": {
-                    str(v.name): _summary(a) for v in n.inputs if v and (a := constant(v)) is not None
+                    str(v.name): _summary(a)
+                    for v in n.inputs
+                    if v and (a := constant(v)) is not None
                 },
             }
             for n in model.graph

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,16 @@ class Trace:
     timesteps: int
     samples: int
     steps: tuple[int, ...]
-    readout: dict[str, NDArray[np.floating]]
+    readout: dict[str, Array]
     counts: dict[str, NDArray[np.int64]]
     trains: dict[str, NDArray[np.int32]] = field(default_factory=dict)
     membranes: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
-    def output(self) -> NDArray[np.floating]:
+    def output(self) -> Array:
         """The first output at the last kept step, [N, ...]."""
-        return next(iter(self.readout.values()))[-1]
+        last: Array = next(iter(self.readout.values()))[-1]
+        return last
 
     def firing_rate(self) -> dict[str, float]:
         """Mean |count| per neuron and step, by layer."""
@@ -68,7 +72,5 @@ def join(traces: Sequence[Trace]) -> Trace:
         readout={k: np.concatenate([t.readout[k] for t in traces], 1) for k in first.readout},
         counts={k: sum((t.counts[k] for t in traces[1:]), first.counts[k]) for k in first.counts},
         trains={k: np.concatenate([t.trains[k] for t in traces], 1) for k in first.trains},
-        membranes={
-            k: np.concatenate([t.membranes[k] for t in traces], 1) for k in first.membranes
-        },
+        membranes={k: np.concatenate([t.membranes[k] for t in traces], 1) for k in first.membranes},
     )

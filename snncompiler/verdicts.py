@@ -65,6 +65,7 @@ _LINEAR = {
     "Mul": "one-to-one synapses",
     "Add": "currents add",
 }
+_COMPUTES = frozenset({*_SPIKING, *_LINEAR})
 
 
 def judge(
@@ -81,8 +82,9 @@ def judge(
     for node in model.graph if model is not None else ():
         for name in sources(node):
             # A node that computes says more about its origin than one that moves values.
-            if name not in stands or node.op_type in (*_SPIKING, *_LINEAR):
-                stands.setdefault(name, node)
+            computes = node.op_type in _COMPUTES
+            if name not in stands or (computes and stands[name].op_type not in _COMPUTES):
+                stands[name] = node
     ops = dict(nodes)
     result = []
     for name, op in nodes:
