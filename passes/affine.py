@@ -63,7 +63,10 @@ def affine_of(node: ir.Node) -> tuple[ir.Value, Array, Array] | None:
             raise Refusal("its statistics change with the data", "export in inference mode")
         assert x is not None
         gamma, beta, mean, var = (weights(v).astype(np.float64) for v in node.inputs[1:5])
-        g = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+        var += attribute(node, "epsilon", 1e-5)
+        if not (var > 0).all():
+            raise Refusal("its variance is zero or negative", "look at the training run")
+        g = gamma / np.sqrt(var)
         per_channel = (1, -1, *[1] * (rank(x) - 2))
         return x, g.reshape(per_channel), (beta - mean * g).reshape(per_channel)
     if node.op_type not in ("Mul", "Div", "Add", "Sub"):

@@ -49,10 +49,10 @@ class Bounds:
 
 
 def is_integer(node: ir.Node) -> bool:
-    """Whether a synapse has integer weights: they need no bits of their own."""
+    """Whether a synapse has small integer weights: they need no bits of their own."""
     index = 0 if constant(node.inputs[0]) is not None else 1
     w = weights(node.inputs[index])
-    return bool((w == np.round(w)).all())
+    return bool((w == np.round(w)).all() and np.abs(w).max(initial=0) <= 256)
 
 
 def has_bias(node: ir.Node) -> bool:

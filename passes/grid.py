@@ -81,6 +81,11 @@ class Grid:
             ]
             if not short:
                 break
+        if not short:
+            _put(model, rounded, bounds)
+            _round_potentials(model)
+            proof = measure(model, *settings, earlier=bounds, everywhere=everywhere)
+            short = [f"'{v.name}'" for v, b in proof.bound.items() if not _fits(b, proof.bits[v])]
         if short:
             context.warnings.append(
                 f"no exact arithmetic: {', '.join(short)} would lose more than "
@@ -88,12 +93,6 @@ class Grid:
                 "row without a neuron, or spikes too large); backends may differ in single spikes"
             )
             return f"not proven: {', '.join(short)}"
-        _put(model, rounded, bounds)
-        _round_potentials(model)
-        checked = measure(model, *settings, earlier=bounds, everywhere=everywhere)
-        for value, bound in checked.bound.items():
-            top = np.max(np.log2(np.maximum(bound, 1e-30)) + checked.bits[value], initial=-99)
-            assert top <= MANTISSA, f"'{value.name}' needs {top} bits"
         image = model.graph.inputs[0]
         for node, fraction in bounds.rounded.items():
             value = data_inputs(node)[0]
@@ -112,6 +111,11 @@ class Grid:
             f"proven exact{rows}: {spread}, input clipped to +-{amplitude:g} with {input_bits} bits, "
             f"largest relative change of a weight tensor {worst:.1e}"
         )
+
+
+def _fits(bound: Array, bits: Array) -> bool:
+    """Whether all multiples of 2^-bits up to the bound are float32 numbers."""
+    return bool((np.log2(np.maximum(bound, 1e-30)) + bits <= MANTISSA).all())
 
 
 def _to_grid(array: Array, bits: Array) -> Array:

@@ -68,7 +68,7 @@ def parse(settings: Iterable[str]) -> dict[str, object]:
         lowered = {"none": "null", "True": "true", "False": "false", "None": "null"}.get(text, text)
         try:
             result[name] = json.loads(lowered)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or more of it than Python reads
             result[name] = text
     return result
 

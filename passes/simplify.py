@@ -307,7 +307,9 @@ def _gemm(node: ir.Node, _context: Context) -> bool:
         a = operand(producer, 0)
     if constant(a) is not None:
         raise Refusal("its left factor is constant, so the batch is on axis 1", _UNMIXED)
-    w = parameter(node, 1, "weight").astype(np.float64) * attribute(node, "alpha", 1.0)
+    w = parameter(node, 1, "weight")
+    if (alpha := attribute(node, "alpha", 1.0)) != 1:
+        w = w.astype(np.float64) * alpha
     w = w if attribute(node, "transB", 0) else w.T
     third = node.inputs[2] if len(node.inputs) > 2 else None
     c = constant(third)

@@ -298,7 +298,7 @@ def _axis_matrix(node: ir.Node, axis: int, size: int, result: int) -> Array:
         y = probe(node, [unit])[0][0, 0]
         corner = tuple(slice(None) if a == axis else 0 for a in range(2, y.ndim + 2))
         columns.append(y[corner])
-    matrix = np.stack(columns, 1).astype(np.float64)
+    matrix: Array = np.stack(columns, 1).astype(np.float64)
     assert matrix.shape == (result, size)
     return matrix
 

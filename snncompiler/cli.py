@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 
 from snncompiler import __version__
-from snncompiler.diagnostics import Diagnostic, clean, refuse
+from snncompiler.diagnostics import Diagnostic, clean, clean_lines, refuse
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,14 +65,21 @@ class _Session:
 
 
 @contextlib.contextmanager
-def _session(json_file: str | None) -> Iterator[_Session]:
-    """Run a command; errors become messages, JSON twins and exit codes."""
-    session = _Session(json_file)
+def _session(
+    json_file: str | None, outputs: Sequence[Path | None] = (), inputs: Sequence[Path | None] = ()
+) -> Iterator[_Session]:
+    """Run a command; errors become messages, JSON twins and exit codes.
+
+    outputs: files to write, besides the JSON. inputs: files to read, never to be overwritten.
+    """
+    session = _Session("-" if json_file == "-" else None)
     try:
         if json_file not in (None, "-"):
-            from snncompiler.dump import require_writable
-
-            require_writable(Path(str(json_file)))
+            _require(Path(str(json_file)), inputs)
+            session = _Session(json_file)
+        for path in outputs:
+            if path is not None:
+                _require(path, inputs)
         yield session
     except (typer.Exit, BrokenPipeError):
         raise  # the former has told its story, typer knows what to do about the latter
@@ -106,6 +114,20 @@ def _twin(session: _Session, value: object) -> None:
 
 def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
+
+
+def _require(target: Path, inputs: Sequence[Path | None]) -> None:
+    """Fail before the work if a file cannot be written, or is one of those to be read."""
+    from snncompiler.dump import require_writable
+
+    require_writable(target)
+    for path in inputs:
+        if path is not None and path.exists() and target.exists() and target.samefile(path):
+            raise refuse(
+                f"the output '{target}' is also an input",
+                "it would be overwritten",
+                "name another file",
+            )
 
 
 @contextlib.contextmanager
@@ -147,7 +169,7 @@ def check(
     json_file: Json = None,
 ) -> None:
     """Tell for every node whether it will spike, stay linear, be folded, or is refused, and why."""
-    with _session(json_file) as session:
+    with _session(json_file, [], [model]) as session:
         from snncompiler.diagnostics import InputError, Problem, render
         from snncompiler.driver import check_model
         from snncompiler.report import check_table
@@ -195,19 +217,16 @@ def compile_(
     json_file: Json = None,
 ) -> None:
     """Compile a trained network into a spiking one; every pass is verified."""
-    with _session(json_file) as session:
+    target = output or model.parent / f"{model.stem}.snn.onnx"
+    with _session(json_file, [target], [model, calibration]) as session:
         from passes.options import find_recipe, parse
         from snncompiler import gate
         from snncompiler.data import load_samples
         from snncompiler.driver import compile_model, input_shape
-        from snncompiler.dump import require_writable
         from snncompiler.report import compiled_table
 
         find_recipe(recipe)
         options = parse(setting or [])
-        target = output or model.with_name(f"{model.stem}.snn.onnx")
-        require_writable(target)
-        _same_file(target, model, calibration)
         proto = gate.read(model)
         samples = load_samples(calibration, input_shape(proto), labels=False)
         with _progress() as progress:
@@ -225,16 +244,6 @@ def compile_(
             )
         session.show(compiled_table(result))
         session.write_json(result.as_json())
-
-
-def _same_file(target: Path, *inputs: Path) -> None:
-    for path in inputs:
-        if target.exists() and path.exists() and target.samefile(path):
-            raise refuse(
-                f"the output '{target}' is also an input",
-                "it would be overwritten",
-                "name another file with -o",
-            )
 
 
 @app.command(epilog="Example: snnc run model.snn.onnx test.npz --reference model.onnx --limit 500")
@@ -257,20 +266,18 @@ def run(
     json_file: Json = None,
 ) -> None:
     """Run a spiking network: accuracy at T = 1, 2, 4, ..., firing rates, synaptic operations."""
-    with _session(json_file) as session:
+    with _session(json_file, [trace], [model, data, reference]) as session:
         from snncompiler.data import load_samples
         from snncompiler.driver import load
-        from snncompiler.dump import require_writable
         from snncompiler.evaluation import evaluate
         from snncompiler.graph import shape
         from snncompiler.report import run_table
 
         if limit is not None and limit < 1:
             raise refuse(f"cannot run {limit} samples", "one is needed", "choose --limit 1 or more")
-        if trace is not None:
-            require_writable(trace)
         network = load(model)
-        samples = load_samples(data, shape(network.graph.inputs[0]), limit=limit)
+        classes = math.prod(shape(network.graph.outputs[0]))
+        samples = load_samples(data, shape(network.graph.inputs[0]), limit=limit, classes=classes)
         with _progress() as progress:
             result = evaluate(
                 network,
@@ -296,7 +303,8 @@ def inspect(
     json_file: Json = None,
 ) -> None:
     """Print what a file holds: a summary, the IR as text, or ONNX text that parses back."""
-    with _session("-" if format_ == "json" and json_file is None else json_file) as session:
+    twin = "-" if format_ == "json" and json_file is None else json_file
+    with _session(twin, [], [file]) as session:
         from snncompiler.driver import open_any
         from snncompiler.report import inspect_table
         from snncompiler.text import as_json, compact, onnx_text, record_of
@@ -311,7 +319,8 @@ def inspect(
         if format_ == "summary":
             session.show(inspect_table(network, record_of(network)))
         elif format_ != "json" and not session.quiet:
-            sys.stdout.write(compact(network) if format_ == "text" else onnx_text(network))
+            text = compact(network) if format_ == "text" else onnx_text(network)
+            sys.stdout.write(clean_lines(text.split("\n")))
         session.write_json(as_json(network))
 
 

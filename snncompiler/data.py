@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +21,17 @@ class Samples(NamedTuple):
 
 
 def load_samples(
-    path: str | Path, shape: tuple[int, ...], *, limit: int | None = None, labels: bool = True
+    path: str | Path,
+    shape: tuple[int, ...],
+    *,
+    limit: int | None = None,
+    labels: bool = True,
+    classes: int | None = None,
 ) -> Samples:
     """Read and check samples for a network whose input has the per-sample shape `shape`.
 
-    limit: take only so many from the beginning. labels: read `y`, if it is there.
+    limit: take only so many from the beginning. labels: read `y`, if it is there. classes: how
+    many there are, if that is known.
 
     Raises:
         InputError: whatever is wrong with the file, its arrays or their shapes.
@@ -36,22 +41,36 @@ def load_samples(
         raise refuse(
             f"'{path}' has no array 'x'", "the samples are looked for there", f"save with {_SAVE}"
         )
-    y = arrays.get("y")
     x = check_samples(arrays["x"], shape, where=f"'{path}'")
-    if y is not None:
-        if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1:
-            raise refuse(
-                f"the labels 'y' in '{path}' are {y.dtype} {list(y.shape)}",
-                "one integer per sample is needed",
-                "save class indices; leave 'y' out for other tasks",
-            )
-        if len(y) != len(x):
-            raise refuse(
-                f"'{path}' has {len(x)} samples but {len(y)} labels",
-                "each sample needs one label",
-                "save x and y of the same length",
-            )
-    return Samples(x[:limit], None if y is None else y[:limit].astype(np.int64))
+    y = None if "y" not in arrays else _labels(arrays["y"], len(x), classes, path)
+    return Samples(x[:limit], None if y is None else y[:limit])
+
+
+def _labels(
+    y: NDArray[np.generic], samples: int, classes: int | None, path: str | Path
+) -> NDArray[np.int64]:
+    if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1:
+        raise refuse(
+            f"the labels 'y' in '{path}' are {y.dtype} {list(y.shape)}",
+            "one integer per sample is needed",
+            "save class indices; leave 'y' out for other tasks",
+        )
+    if len(y) != samples:
+        raise refuse(
+            f"'{path}' has {samples} samples but {len(y)} labels",
+            "each sample needs one label",
+            "save x and y of the same length",
+        )
+    labels = y.astype(np.int64)
+    wrong = labels[(labels < 0) | (labels >= (np.inf if classes is None else classes))]
+    if len(wrong):
+        most = "" if classes is None else f" and below {classes}, the network's outputs"
+        raise refuse(
+            f"the labels 'y' in '{path}' hold {wrong[0]}",
+            f"a label is the index of a class: from 0{most}",
+            "save the classes' indices, in the order of the network's outputs",
+        )
+    return labels
 
 
 def check_samples(
@@ -72,7 +91,8 @@ def check_samples(
         )
     if not len(x):
         raise refuse(f"{where} holds no samples", "at least one is needed", "save some samples")
-    result = x.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # told below
+        result = x.astype(np.float32, copy=False)
     bad = np.flatnonzero(~np.isfinite(result.reshape(len(result), -1)).all(1))
     if len(bad):
         raise refuse(
@@ -89,15 +109,17 @@ def _dims(shape: tuple[object, ...]) -> str:
 
 def _read(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array")
-            return {name: archive[name] for name in names if name in archive.files}
+            arrays = {name: archive[name] for name in names if name in archive.files}
+            # What is no array comes as bytes.
+            return {k: a for k, a in arrays.items() if isinstance(a, np.ndarray)}
     except OSError as error:
         why = error.strerror or "it cannot be opened"
         raise refuse(f"cannot read '{path}'", why, "check the path") from None
-    except (ValueError, EOFError, KeyError, AttributeError, MemoryError, TypeError) as error:
-        why = f"it is no NumPy archive of plain arrays ({str(error)[:100]})"
-    except (zipfile.BadZipFile, NotImplementedError, SyntaxError, RuntimeError) as error:
-        why = f"it is damaged or cut short ({str(error)[:100]})"
-    raise refuse(f"cannot read '{path}'", why, f"save with {_SAVE}")
+    except Exception as error:
+        # NumPy, zipfile and zlib raise whatever they trip over.
+        why = f"it is no NumPy archive of plain arrays, or damaged ({str(error)[:100]})"
+        raise refuse(f"cannot read '{path}'", why, f"save with {_SAVE}") from None

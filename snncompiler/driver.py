@@ -37,7 +37,7 @@ from snncompiler.ops import NEURONS, functions, register
 from snncompiler.rate import rate_model
 from snncompiler.text import record_of
 from snncompiler.trace import Observe, Trace
-from snncompiler.verdicts import Check, Verdict, judge
+from snncompiler.verdicts import Check, Verdict, judge, unseen
 from snncompiler.verify import checked_proto, verify
 
 #: Largest relative error that a pass may cause before it counts as a defect.
@@ -110,10 +110,29 @@ def import_network(source: str | Path | onnx.ModelProto) -> frontend.Network:
     """
     register()
     network = frontend.load(source)
-    context = Context(np.zeros((0,), np.float32), 0, network.opset)
-    for p in IMPORT:
-        p.run(network.model, context)
+    refusals = _import(network)
+    if refusals:
+        raise InputError(*refusals)
     return network
+
+
+def _import(network: frontend.Network) -> list[Problem]:
+    """Run the import passes; returns what they refused."""
+    context = Context(np.zeros((0,), np.float32), 0, network.opset)
+    try:
+        for p in IMPORT:
+            p.run(network.model, context)
+    except InputError:
+        return context.refusals
+    except Exception:
+        # What onnx's checker lets pass but onnxruntime cannot run is bad input, not a defect.
+        _try_out(network)
+        raise
+    return []
+
+
+def _try_out(network: frontend.Network) -> None:
+    network.outputs(np.zeros((1, *network.input_shape), np.float32))
 
 
 def check_model(source: str | Path | onnx.ModelProto) -> Check:
@@ -129,13 +148,9 @@ def check_model(source: str | Path | onnx.ModelProto) -> Check:
         network = frontend.load(proto)
     except InputError as error:
         return Check(label, _before_import(proto, error))
-    context = Context(np.zeros((0,), np.float32), 0, network.opset)
-    try:
-        for p in IMPORT:
-            p.run(network.model, context)
-    except InputError:
-        pass
-    refused = {p.node: p for p in context.refusals}
+    refused = {p.node: p for p in _import(network)}
+    if not refused:
+        _try_out(network)
     return Check(label, judge(network.nodes, network.host, refused, network.model))
 
 
@@ -146,11 +161,8 @@ def _before_import(proto: onnx.ModelProto, error: InputError) -> tuple[Verdict, 
         raise error
     gate.name_nodes(proto.graph)
     nodes = [(n.name, n.op_type) for n in proto.graph.node]
-    unseen = "not looked at: the nodes refused stand in the way of the import"
     return tuple(
-        Verdict(n, op, "refused", refused[n].why, refused[n].do)
-        if n in refused
-        else Verdict(n, op, "folded", unseen)
+        Verdict(n, op, "refused", refused[n].why, refused[n].do) if n in refused else unseen(n, op)
         for n, op in nodes
     )
 
@@ -204,7 +216,12 @@ def compile_model(
     x = check_samples(np.asarray(calibration), network.input_shape, "the calibration data")
     job = _Job(network, Context(x, timesteps, network.opset, progress=progress))
     job.dumps = None if dump is None else Dumps(Path(dump))
-    story = job.run(pipeline)
+    try:
+        story = job.run(pipeline)
+    except InputError:
+        if job.dumps is not None:
+            job.dumps.discard()
+        raise
     model = network.model
     _finish(model, recipe, timesteps, form, seed, network, job, pipeline)
     layers = [n for n in model.graph if n.op_type in NEURONS]
@@ -243,6 +260,8 @@ class _Job:
         model, context = self.network.model, self.context
         samples = context.calibration[:_SAMPLES]
         expected = self.network.outputs(samples)
+        if self.dumps is not None:
+            self.dumps.write("import", model)
         story: list[Step] = []
         for i, p in enumerate(pipeline):
             context.progress(f"pass {p.name}", i, len(pipeline))
@@ -414,12 +433,15 @@ def load(path: str | Path) -> ir.Model:
             "run 'snnc compile' on it first",
         )
     try:
-        onnx.checker.check_model(proto, full_check=True)
         model = ir.from_proto(proto)
+        _trust_only_ours(model, str(path))
+        verify(model, "compile")
+    except InputError:
+        raise
     except Exception as error:
-        why = " ".join(str(error).split())[:300]
+        why = error.problems[0].why if isinstance(error, VerificationError) else str(error)
+        why = " ".join(why.split())[:300]
         raise refuse(f"'{path}' is damaged", why, "compile the network again") from None
-    _trust_only_ours(model, str(path))
     return model
 
 

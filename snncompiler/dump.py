@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -48,9 +49,9 @@ def require_writable(path: Path) -> None:
     Raises:
         InputError: the folder is missing or not writable, or the path is a folder.
     """
-    if path.is_dir():
-        raise refuse(f"cannot write '{path}'", "it is a folder", "name a file in it")
     try:
+        if path.is_dir():
+            raise refuse(f"cannot write '{path}'", "it is a folder", "name a file in it")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
@@ -59,17 +60,25 @@ def require_writable(path: Path) -> None:
 
 def _unwritable(path: Path, error: OSError) -> Exception:
     why = error.strerror or "the folder cannot be written"
-    return refuse(f"cannot write '{path}'", why, "choose another folder with -o")
+    return refuse(f"cannot write '{path}'", why, "choose another folder")
 
 
 class Dumps:
-    """NNN_pass.txt, NNN_pass.onnx and NNN_pass.diff in a folder, one set a pass."""
+    """NNN_pass.txt, NNN_pass.onnx and NNN_pass.diff in a folder, one set a pass.
+
+    Raises:
+        InputError: there is a file in the folder's place.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._before = ""
         self._label = "nothing"
         self._number = 0
+        self._written: list[Path] = []
+        self._made = [f for f in (folder, *folder.parents) if not f.exists()]
+        if folder.exists() and not folder.is_dir():
+            raise refuse(f"cannot write '{folder}'", "it is a file", "choose another --dump-ir")
 
     def write(self, name: str, model: ir.Model) -> None:
         """Dump the model as it is after the pass `name`."""
@@ -79,10 +88,22 @@ class Dumps:
             raise _unwritable(self._folder, error) from None
         stem = f"{self._number:03d}_{name}"
         text = compact(model)
-        write_whole(self._folder / f"{stem}.txt", text.encode())
-        write_whole(self._folder / f"{stem}.onnx", ir.to_proto(model).SerializeToString())
+        self._write(f"{stem}.txt", text.encode())
+        self._write(f"{stem}.onnx", ir.to_proto(model).SerializeToString())
         if self._number:
             changes = diff(self._before, text, (self._label, stem))
-            write_whole(self._folder / f"{stem}.diff", changes.encode())
+            self._write(f"{stem}.diff", changes.encode())
         self._before, self._label = text, stem
         self._number += 1
+
+    def _write(self, name: str, data: bytes) -> None:
+        write_whole(self._folder / name, data)
+        self._written.append(self._folder / name)
+
+    def discard(self) -> None:
+        """Take back what was written: a network that is refused leaves nothing behind."""
+        for path in self._written:
+            path.unlink(missing_ok=True)
+        for folder in self._made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from onnxscript import optimizer, version_converter
 from snncompiler import gate
 from snncompiler.ann import session
 from snncompiler.diagnostics import InputError, Problem, refuse
-from snncompiler.graph import Array, add_constant, set_sources, sources
+from snncompiler.graph import Array, add_constant, constant, set_sources, sources
 from snncompiler.ops import IR_VERSION, OPSET
 
 #: Ops that the host applies to the accumulated readout when nothing but movement follows them.
@@ -34,6 +35,7 @@ HOST_OPS = frozenset(
 _PASSABLE = frozenset(
     "Identity Dropout Cast Reshape Flatten Squeeze Unsqueeze Transpose Concat".split()
 )
+_BATCH = 32  # samples that onnxruntime gets at a time
 
 
 @dataclass
@@ -61,17 +63,39 @@ class Network:
         return tuple(int(d) for d in list(value.shape)[1:])  # type: ignore[arg-type]
 
     def outputs(self, x: Array) -> list[Array]:
-        """What the original network computes (before its host tail), by onnxruntime."""
+        """What the original network computes (before its host tail), by onnxruntime.
+
+        Raises:
+            InputError: onnxruntime cannot run it, or the results are not finite.
+        """
+        try:
+            results = self._outputs(x)
+        except Exception as error:
+            # onnxruntime raises its own RuntimeErrors, one class for each status.
+            raise refuse(
+                "onnxruntime cannot run the trained network",
+                " ".join(str(error).split())[:300],
+                "export it again; it must run in onnxruntime before it can be converted",
+            ) from None
+        if not all(np.isfinite(y).all() for y in results):
+            raise refuse(
+                "the trained network computes NaN or infinite values",
+                f"onnxruntime finds them in its outputs on {len(x)} samples",
+                "look at the values of weights and samples",
+            )
+        return results
+
+    def _outputs(self, x: Array) -> list[Array]:
         runner = session(self.original)
         feed = runner.get_inputs()[0].name
-        step = self.batch or len(x)
+        step = self.batch or min(len(x), _BATCH)
         parts = []
         for start in range(0, len(x), step):
             block = x[start : start + step]
-            short = step - len(block)
+            short = step - len(block) if self.batch else 0
             if short:
                 block = np.concatenate([block, np.zeros((short, *x.shape[1:]), x.dtype)])
-            parts.append([y[: step - short] for y in runner.run(None, {feed: block})])
+            parts.append([y[: len(block) - short] for y in runner.run(None, {feed: block})])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
@@ -226,17 +250,24 @@ def _canonical(proto: onnx.ModelProto, batch: int) -> ir.Model:
     fixed.CopyFrom(proto)
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     for entry in fixed.opset_import:
-        # Opsets 22 to 25 widened types of the ops we convert, not their meaning.
+        # Opsets 22 and 23 widened types of the ops we convert, not their meaning.
         entry.version = min(entry.version, OPSET) if entry.domain in ("", "ai.onnx") else 1
+    # What is noted here follows; notes from elsewhere must not be taken for ours.
+    notes = (fixed, fixed.graph, *fixed.graph.node, *fixed.graph.input, *fixed.graph.output)
+    for item in (*notes, *fixed.graph.initializer):
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
     del fixed.graph.value_info[:]
     for output in fixed.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
         fixed = onnx.shape_inference.infer_shapes(fixed)
+        _refuse_huge(fixed.graph)
         model = ir.from_proto(fixed)
         _to_opset(model)
         _stamp(model, proto)
         _fold(model)
+        _refuse_infinite(model)
     except InputError:
         raise
     except Exception as error:
@@ -247,6 +278,39 @@ def _canonical(proto: onnx.ModelProto, batch: int) -> ir.Model:
             "export it again with opset 17 and fixed image dimensions",
         ) from error
     return model
+
+
+def _refuse_huge(graph: onnx.GraphProto) -> None:
+    """Sizes that no memory holds: folding or running the network would try to allocate them."""
+    for value in (*graph.value_info, *graph.output):
+        dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
+        if math.prod(dims) > gate.MAX_ELEMENTS:
+            raise refuse(
+                f"the value '{value.name}' has shape {dims}",
+                "a value must stay below 2^31 elements per sample",
+                "look at the sizes in the network; export a smaller one",
+            )
+
+
+def _refuse_infinite(model: ir.Model) -> None:
+    """Weights as they are after folding, wherever they came from."""
+    problems = []
+    for name, value in model.graph.initializers.items():
+        array = None if value.const_value is None else value.const_value.numpy()
+        if array is None or array.dtype.kind != "f":
+            continue
+        bad = array.size - int(np.isfinite(array).sum())
+        bounds = all(u.node.op_type == "Clip" and u.idx > 0 for u in value.uses())
+        if bad and not (bounds and not np.isnan(array).any()):
+            problems.append(
+                Problem(
+                    f"tensor '{name}' holds {bad} values that are not finite",
+                    "NaN or infinite weights make every spike meaningless",
+                    "look at the training run; export a checkpoint with finite weights",
+                )
+            )
+    if problems:
+        raise InputError(*problems)
 
 
 def _to_opset(model: ir.Model) -> None:
@@ -283,10 +347,22 @@ def _stamp(model: ir.Model, proto: onnx.ModelProto) -> None:
     producers = {v: n.name for n in proto.graph.node for v in n.output if v}
     names = {n.name for n in proto.graph.node}
     nodes = list(model.graph)
+    stands: dict[str, ir.Node] = {}
     for node in nodes:
         found = [producers[v.name] for v in node.outputs if v.name in producers]
         if found or node.name in names:
             set_sources(node, found or [str(node.name)])
+            stands.update((name, node) for name in sources(node))
+    for original in reversed(proto.graph.node):
+        # Some converters rename the result; then whoever reads it tells which node computes it.
+        reader = stands.get(original.name)
+        for i, name in enumerate(original.input):
+            value = reader.inputs[i] if reader and i < len(reader.inputs) else None
+            found_node = value.producer() if value is not None else None
+            lost = producers.get(name)
+            if lost and lost not in stands and found_node and not sources(found_node):
+                set_sources(found_node, [lost])
+                stands[lost] = found_node
     for node in reversed(nodes):
         if not sources(node):
             users = [u.node for v in node.outputs for u in v.uses()]
@@ -299,10 +375,26 @@ def _stamp(model: ir.Model, proto: onnx.ModelProto) -> None:
 def _fold(model: ir.Model) -> None:
     _fold_fills(model)
     common.ShapeInferencePass()(model)
-    limit = 2**40
-    optimizer.fold_constants(model, input_size_limit=limit, output_size_limit=limit)
+    optimizer.fold_constants(
+        model,
+        input_size_limit=gate.MAX_ELEMENTS,
+        output_size_limit=gate.MAX_ELEMENTS,
+        should_fold=_affordable,
+    )
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveUnusedNodesPass()(model)
+
+
+def _affordable(node: ir.Node) -> bool | None:
+    """False for a constant that a few bytes would blow up beyond all memory."""
+    if node.op_type not in ("Expand", "Tile"):
+        return None
+    times = constant(node.inputs[1])
+    given = constant(node.inputs[0])
+    if times is None or given is None:
+        return None
+    size = math.prod(int(t) for t in times) * (given.size if node.op_type == "Tile" else 1)
+    return None if size <= gate.MAX_ELEMENTS else False
 
 
 def _fold_fills(model: ir.Model) -> None:
@@ -311,12 +403,12 @@ def _fold_fills(model: ir.Model) -> None:
         if node.op_type != "ConstantOfShape" or node.inputs[0] is None:
             continue
         target = ir.convenience.get_const_tensor(node.inputs[0])
-        if target is None:
+        if target is None or math.prod(dims := target.numpy().tolist()) > gate.MAX_ELEMENTS:
             continue
         fill = node.attributes.get("value")
         value = np.float32(0) if fill is None else fill.as_tensor().numpy().reshape(-1)[0]
         output = node.outputs[0]
-        filled = np.full([int(d) for d in target.numpy()], value)
+        filled = np.full(dims, value)
         new = add_constant(model.graph, f"{output.name}_filled", filled)
         ir.convenience.replace_all_uses_with(output, new)
         model.graph.remove(node, safe=True)

@@ -24,7 +24,7 @@ from snncompiler.ops import DOMAIN
 
 MAX_BYTES = 2**31 - 1
 MAX_ELEMENTS = 2**31
-OPSETS = range(7, 26)
+OPSETS = range(7, 24)
 _FLOATING = {
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.BFLOAT16: "bfloat16",
@@ -135,7 +135,7 @@ def is_compiled(proto: onnx.ModelProto) -> bool:
 
 
 def check(proto: onnx.ModelProto) -> None:
-    """Check structure and contents of a trained network; give every node a name.
+    """Check structure and contents of a trained network; give every node a plain name.
 
     Raises:
         InputError: with everything found wrong at once, as far as it can be looked at.
@@ -153,6 +153,7 @@ def check(proto: onnx.ModelProto) -> None:
         raise InputError(*problems)
     _check_cycles(proto.graph)
     _check_onnx(proto)
+    _plain_names(proto.graph)
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
@@ -164,6 +165,26 @@ def name_nodes(graph: onnx.GraphProto) -> None:
             name += "_"
         node.name = name
         taken.add(name)
+
+
+def _plain_names(graph: onnx.GraphProto) -> None:
+    """Replace control characters in names, which terminals would obey and no text form keeps."""
+    values = [*graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    names = {n.name for n in (*graph.node, *values)}
+    names |= {v for n in graph.node for v in (*n.input, *n.output)}
+    plain = {}
+    for name in sorted(n for n in names if not n.isprintable()):
+        plain[name] = "".join(c if c.isprintable() else "_" for c in name)
+        while plain[name] in names:
+            plain[name] += "_"
+        names.add(plain[name])
+    if not plain:
+        return
+    for item in (*graph.node, *values):
+        item.name = plain.get(item.name, item.name)
+    for node in graph.node:
+        node.input[:] = [plain.get(v, v) for v in node.input]
+        node.output[:] = [plain.get(v, v) for v in node.output]
 
 
 def _check_opsets(proto: onnx.ModelProto) -> None:

@@ -102,6 +102,13 @@ def judge(
     return tuple(result)
 
 
+def unseen(name: str, op: str) -> Verdict:
+    """The verdict on a node of a network whose import failed over other nodes."""
+    word = "spiking" if op in _SPIKING else "linear" if op in _LINEAR else "folded"
+    reason = "by its kind; the refused nodes stand in the way of a closer look"
+    return Verdict(name, op, word, reason)
+
+
 def _survivor(name: str, op: str, node: ir.Node, ops: dict[str, str]) -> Verdict:
     if node.op_type in ACTIVATIONS or node.op_type == "MaxPool":
         return Verdict(name, op, "spiking", _SPIKING[node.op_type])

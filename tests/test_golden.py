@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+
 from passes import PIPELINE
 from passes.base import Context, Pass
 from passes.legal import Legal

@@ -1,0 +1,127 @@
+"""Exact arithmetic: a gridded network spikes the same everywhere, whoever computes it and how.
+
+The reference is the NumPy backend in float64; float32, onnxruntime with everything it optimises on
+one and two threads, and other batches must give the same trains, spike by spike.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from networks import ARCHITECTURES, random_dag
+from onnx.reference import ReferenceEvaluator
+from runs import SPIKES, chunks, compiled, differences, every, fresh
+
+from backends.base import Program
+from backends.onnx_runtime import OnnxRuntimeBackend
+from backends.reference import NumpyBackend
+from passes.recipes import RECIPES
+from snncompiler.driver import Compiled, compile_model
+from snncompiler.text import record_of
+from snncompiler.trace import Trace, join
+from snncompiler.verify import checked_proto
+
+T = 6
+MODELS = Path(__file__).parent.parent / "models"
+RECIPE = list(RECIPES)
+
+
+def gridded(network: Compiled) -> bool:
+    return record_of(network.model)["gridded"] is True
+
+
+def in_parts(program: Program, x: np.ndarray, sizes: list[int], timesteps: int) -> Trace:
+    parts = np.split(x, np.cumsum(sizes)[:-1])
+    return join([program.run(part, timesteps, SPIKES) for part in parts])
+
+
+def disagreements(network: Compiled, x: np.ndarray, timesteps: int = T) -> dict[str, object]:
+    """Whoever differs from float64 NumPy, and where."""
+    model = network.model
+    expected = NumpyBackend(np.float64).build(model).run(x, timesteps, SPIKES)
+    single = NumpyBackend(np.float32).build(model)
+    one, two = (OnnxRuntimeBackend(optimise=True, threads=n).build(model) for n in (1, 2))
+    ones = [1] * len(x)
+    runs = {
+        "float32": single.run(x, timesteps, SPIKES),
+        "float32, sample by sample": in_parts(single, x, ones, timesteps),
+        "onnxruntime": one.run(x, timesteps, SPIKES),
+        "onnxruntime, two threads": two.run(x, timesteps, SPIKES),
+        "onnxruntime, other batches": in_parts(two, x, [1, len(x) - 1], timesteps),
+    }
+    wrong: dict[str, object] = {k: d for k, r in runs.items() if (d := differences(expected, r))}
+    file = artifact(network, x, timesteps)
+    for name, readout in expected.readout.items():
+        if not np.array_equal(readout[-1].astype(np.float32), file[name]):
+            wrong[f"the file's output {name}"] = float(np.abs(readout[-1] - file[name]).max())
+    return wrong
+
+
+def artifact(network: Compiled, x: np.ndarray, timesteps: int) -> dict[str, np.ndarray]:
+    """What stock onnxruntime makes of the file, none of our code involved."""
+    session = onnxruntime.InferenceSession(
+        checked_proto(network.model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    image, steps = (i.name for i in session.get_inputs())
+    names = [o.name for o in session.get_outputs()]
+    feeds = {image: x, steps: np.array([timesteps])}
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+@chunks(100)
+def test_random_networks_spike_the_same_everywhere(seeds: range) -> None:
+    def check(seed: int) -> object:
+        model = random_dag(seed)
+        network = compiled(model, seed, recipe=RECIPE[seed % len(RECIPE)], timesteps=T)
+        if not gridded(network):
+            return "not on the grid"
+        return disagreements(network, fresh(model, seed, 3))
+
+    every(seeds, check)
+
+
+@pytest.mark.parametrize("recipe", ["binary", "ternary", "graded"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_spike_the_same_everywhere(name: str, recipe: str) -> None:
+    model = ARCHITECTURES[name]()
+    network = compiled(model, 1, recipe=recipe, timesteps=T)
+    assert gridded(network), network.warnings
+    assert not disagreements(network, fresh(model, 1, 3))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_digits_spike_the_same_everywhere(recipe: str) -> None:
+    train, test = (np.load(MODELS / f"digits_{s}.npz")["x"] for s in ("train", "test"))
+    network = compile_model(MODELS / "digits.onnx", train[:64], recipe=recipe, timesteps=16)
+    assert gridded(network), network.warnings
+    assert not disagreements(network, test[:8], 16)
+
+
+@pytest.mark.filterwarnings("ignore:.*tuple.*:DeprecationWarning")
+@pytest.mark.parametrize(("name", "recipe"), [("mlp", "binary"), ("fpn", "spicalib")])
+def test_the_evaluator_of_onnx_agrees(name: str, recipe: str) -> None:
+    model = ARCHITECTURES[name]()
+    network = compiled(model, 2, recipe=recipe, timesteps=3)
+    x = fresh(model, 2, 1)
+    proto = checked_proto(network.model)
+    feeds = {"x": x, "T": np.array([3])}
+    results = ReferenceEvaluator(proto).run(None, feeds)
+    file = artifact(network, x, 3)
+    for output, result in zip(proto.graph.output, results, strict=True):
+        np.testing.assert_array_equal(result, file[output.name])
+
+
+def test_off_the_grid_backends_still_agree_closely() -> None:
+    model = ARCHITECTURES["residual"]()
+    network = compiled(model, 3, timesteps=8, options={"grid.enabled": False})
+    assert not gridded(network)
+    x = fresh(model, 3, 4)
+    a = NumpyBackend(np.float64).build(network.model).run(x, 8, SPIKES)
+    b = OnnxRuntimeBackend().build(network.model).run(x, 8, SPIKES)
+    total = sum(train.size for train in a.trains.values())
+    assert sum(differences(a, b).values()) <= 1e-3 * total
+    assert isinstance(checked_proto(network.model), onnx.ModelProto)
