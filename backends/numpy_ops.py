@@ -280,14 +280,15 @@ def twin_synapse_step(
     """SpiCalib: firing events f, time of the last, net count n -> (theta s, f, last, n).
 
     s = round(I / theta).  s > 0: F = F + 1, L = t;
-    else if (t - L - allowance) F > L and N > 0: s = -min(N, gamma).  N = N + s.
+    else if (t - L - allowance) F > L and N > 0: s = -min(N, gamma).
+    s = max(s, -N);  N = N + s.
     """
     s = np.rint(i / theta)
     fires = s > 0
     f = np.where(fires, f + 1, f)
     last = np.where(fires, t, last)
     cancels = ~fires & ((t - last - allowance) * f > last) & (n > 0)
-    s = np.where(cancels, -np.minimum(n, gamma), s)
+    s = np.maximum(np.where(cancels, -np.minimum(n, gamma), s), -n)
     return theta * s, f, last, n + s
 
 

@@ -67,7 +67,8 @@ class Coding:
                 "Encode", [value, steps], {"mode": "current"}, name=name, domain=DOMAIN
             )
             producer = value.producer()
-            set_sources(node, sources(producer) if producer else [])
+            users = sources(*(use.node for use in value.uses()))
+            set_sources(node, sources(producer) if producer else users)
             node.outputs[0].name, node.outputs[0].type = name, value.type
             if producer is None:
                 graph.insert_before(graph[0], node)

@@ -9,7 +9,8 @@
 5. MatMul by a constant becomes Gemm or Conv where it is one; Gemm gets alpha = beta = 1,
    transA = 0, transB = 1.
 6. Clip(0, inf) is Relu; slopes of LeakyRelu and PRelu are per channel, in [0, 1].
-7. MaxPool followed by an activation: swapped, for max commutes with every monotone function and
+7. Resize to sizes of every axis but the batch.
+8. MaxPool followed by an activation: swapped, for max commutes with every monotone function and
    spikes are what can be pooled exactly.
 
 While this pass runs, the batch has the one size that constants were folded with; at its end the
@@ -419,6 +420,26 @@ def _product(node: ir.Node, _context: Context) -> bool:
     return False
 
 
+def _resize(node: ir.Node, _context: Context) -> bool:
+    """Sizes that hard-code the batch become sizes of the other axes."""
+    if attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise Refusal("it crops by a region of interest", "resize the whole plane")
+    if len(node.inputs) < 4 or node.inputs[3] is None:
+        return False
+    sizes = parameter(node, 3, "size")
+    axes = attribute(node, "axes") or list(range(rank(operand(node, 0))))
+    if len(sizes) != len(axes) or axes[0] != 0:
+        return False
+    if node.outputs[0].shape is None or node.outputs[0].shape[0] != operand(node, 0).shape[0]:
+        raise Refusal("it resizes the batch axis", _UNMIXED)
+    rest = add_constant(graph_of(node), f"{node.name}_sizes", sizes[1:])
+    new = make_node("Resize", [operand(node, 0), None, None, rest], name=str(node.name))
+    new.attributes.update({a.name: a for a in node.attributes.values()})
+    new.attributes["axes"] = ir.AttrInt64s("axes", axes[1:])
+    replace([node], [new])
+    return True
+
+
 def _swap(node: ir.Node, _context: Context) -> bool:
     """MaxPool -> activation becomes activation -> MaxPool."""
     if len(node.inputs) == 0 or any(v.uses() for v in node.outputs[1:]):
@@ -460,5 +481,6 @@ _RULES: dict[str, Rewrite] = {
     "Clip": _clip,
     "LeakyRelu": _leaky,
     "PRelu": _prelu,
+    "Resize": _resize,
 }
 _SWAPS: dict[str, Rewrite] = {"MaxPool": _swap, "GlobalMaxPool": _swap}

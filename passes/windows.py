@@ -257,8 +257,6 @@ def _resize(node: ir.Node, _context: Context) -> bool:
     x = _first(node)
     before, after = [0, *shape(x)], [0, *shape(node.outputs[0])]
     mode = attribute(node, "mode", "nearest")
-    if attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
-        raise Refusal("it crops by a region of interest", "resize the whole plane")
     if before[1] != after[1]:
         raise Refusal("it resizes the channel axis", "resize space only")
     new: list[ir.Node] = []
@@ -288,12 +286,8 @@ def _axis_matrix(node: ir.Node, axis: int, size: int, result: int) -> Array:
     x = _first(node)
     dims = list(shape(x))
     columns = []
-    assert x.shape is not None
-    batch = x.shape[0]
-    # A hard-coded batch in `sizes` wants exactly that many samples.
-    n = batch if isinstance(batch, int) else 1
     for start in range(size):
-        unit = np.zeros((n, *dims), np.float32)
+        unit = np.zeros((1, *dims), np.float32)
         unit[(slice(None),) * axis + (start,)] = 1
         y = probe(node, [unit])[0][0, 0]
         corner = tuple(slice(None) if a == axis else 0 for a in range(2, y.ndim + 2))

@@ -25,7 +25,7 @@ from onnxscript import optimizer, version_converter
 from snncompiler import gate
 from snncompiler.ann import session
 from snncompiler.diagnostics import InputError, Problem, refuse
-from snncompiler.graph import Array, add_constant, constant, set_sources, sources
+from snncompiler.graph import Array, add_constant, attribute, constant, set_sources, sources
 from snncompiler.ops import IR_VERSION, OPSET
 
 #: Ops that the host applies to the accumulated readout when nothing but movement follows them.
@@ -68,15 +68,20 @@ class Network:
         Raises:
             InputError: onnxruntime cannot run it, or the results are not finite.
         """
-        try:
-            results = self._outputs(x)
-        except Exception as error:
-            # onnxruntime raises its own RuntimeErrors, one class for each status.
+        # A network may promise any batch and yet reshape to one sample.
+        for step in [self.batch] if self.batch else [min(len(x), _BATCH), 1]:
+            try:
+                results = self._outputs(x, step)
+                break
+            except Exception as error:
+                # onnxruntime raises its own RuntimeErrors, one class for each status.
+                why = " ".join(str(error).split())[:300]
+        else:
             raise refuse(
                 "onnxruntime cannot run the trained network",
-                " ".join(str(error).split())[:300],
+                why,
                 "export it again; it must run in onnxruntime before it can be converted",
-            ) from None
+            )
         if not all(np.isfinite(y).all() for y in results):
             raise refuse(
                 "the trained network computes NaN or infinite values",
@@ -85,17 +90,19 @@ class Network:
             )
         return results
 
-    def _outputs(self, x: Array) -> list[Array]:
+    def _outputs(self, x: Array, step: int) -> list[Array]:
         runner = session(self.original)
         feed = runner.get_inputs()[0].name
-        step = self.batch or min(len(x), _BATCH)
         parts = []
         for start in range(0, len(x), step):
             block = x[start : start + step]
-            short = step - len(block) if self.batch else 0
-            if short:
-                block = np.concatenate([block, np.zeros((short, *x.shape[1:]), x.dtype)])
-            parts.append([y[: len(block) - short] for y in runner.run(None, {feed: block})])
+            count = len(block)
+            if self.batch and count < step:
+                block = np.concatenate([block, np.zeros((step - count, *x.shape[1:]), x.dtype)])
+            results = runner.run(None, {feed: block})
+            if any(y.ndim == 0 or len(y) != len(block) for y in results):
+                raise ValueError(f"{len(block)} samples give outputs of another number")
+            parts.append([y[:count] for y in results])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
@@ -268,6 +275,7 @@ def _canonical(proto: onnx.ModelProto, batch: int) -> ir.Model:
         _stamp(model, proto)
         _fold(model)
         _refuse_infinite(model)
+        _refuse_misfits(model)
     except InputError:
         raise
     except Exception as error:
@@ -307,6 +315,29 @@ def _refuse_infinite(model: ir.Model) -> None:
                     f"tensor '{name}' holds {bad} values that are not finite",
                     "NaN or infinite weights make every spike meaningless",
                     "look at the training run; export a checkpoint with finite weights",
+                )
+            )
+    if problems:
+        raise InputError(*problems)
+
+
+def _refuse_misfits(model: ir.Model) -> None:
+    """Neither onnx's checker nor onnxruntime looks: a bias too short is read beyond its end."""
+    problems = []
+    for node in model.graph:
+        if node.op_type not in ("Conv", "ConvTranspose") or len(node.inputs) < 3:
+            continue
+        w, b = constant(node.inputs[1]), constant(node.inputs[2])
+        groups = attribute(node, "group", 1)
+        if w is None or b is None:
+            continue
+        channels = len(w) if node.op_type == "Conv" else w.shape[1] * groups
+        if b.shape != (channels,):
+            problems.append(
+                Problem(
+                    f"the bias of '{sources(node)[0]}' has shape {list(b.shape)}",
+                    f"its weights make {channels} channels",
+                    "export the network again",
                 )
             )
     if problems:

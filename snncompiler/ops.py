@@ -50,15 +50,20 @@ def pooled_size(
 
 
 def _same_shape(ctx: onnx.shape_inference.InferenceContext) -> None:
-    ctx.set_output_type(0, ctx.get_input_type(0))
+    known = ctx.get_input_type(0)
+    if known is not None:
+        ctx.set_output_type(0, known)
 
 
 def _batch_named(name: str) -> _Infer:
     """The shape of input 0, but for axis 0, which becomes the symbolic dimension `name`."""
 
     def infer(ctx: onnx.shape_inference.InferenceContext) -> None:
+        known = ctx.get_input_type(0)
+        if known is None:
+            return
         result = onnx.TypeProto()
-        result.CopyFrom(ctx.get_input_type(0))
+        result.CopyFrom(known)
         dims = result.tensor_type.shape.dim
         if dims:
             dims[0].Clear()
@@ -69,8 +74,11 @@ def _batch_named(name: str) -> _Infer:
 
 
 def _pooled_shape(ctx: onnx.shape_inference.InferenceContext) -> None:
+    known = ctx.get_input_type(0)
+    if known is None:
+        return
     result = onnx.TypeProto()
-    result.CopyFrom(ctx.get_input_type(0))
+    result.CopyFrom(known)
     kernel, strides, pads, dilations = (
         list(ctx.get_attribute(name).ints)
         for name in ("kernel_shape", "strides", "pads", "dilations")
@@ -147,7 +155,7 @@ _OPS: dict[str, tuple[str, tuple[str, ...], dict[str, _Kind], str, _Infer]] = {
         "interval is L / F. At step t, with s = round(I / theta):\n"
         "  s > 0: F = F + 1, L = t\n"
         "  else if (t - L - allowance) F > L and N > 0: s = -min(N, gamma)\n"
-        "  N = N + s;  output theta s. N never falls below zero.",
+        "  s = max(s, -N);  N = N + s;  output theta s. So N never falls below zero.",
         ("I", "theta", "T"),
         {"gamma": _Kind.FLOAT, "allowance": _Kind.FLOAT},
         "S",
@@ -155,7 +163,7 @@ _OPS: dict[str, tuple[str, tuple[str, ...], dict[str, _Kind], str, _Infer]] = {
     ),
     "Readout": (
         "Accumulated input, no spikes: the sum of I over the steps t > start, divided by\n"
-        "T - start if mode is 'mean' (mode 'sum': not). I [T*N, ...] -> Y [N, ...].",
+        "max(T - start, 1) if mode is 'mean' (mode 'sum': not). I [T*N, ...] -> Y [N, ...].",
         ("I", "T"),
         {"mode": _Kind.STRING, "start": _Kind.INT},
         "Y",
