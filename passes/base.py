@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from snncompiler.diagnostics import Problem, clean
-from snncompiler.graph import Array, UnknownShape, sources
+from snncompiler.graph import Array, UnknownShape, constant, shape, sources
 from snncompiler.ops import OPSET
 
 
@@ -119,3 +119,34 @@ def describe(node: ir.Node, name: str) -> str:
         dims = "" if value.shape is None else ", " + "x".join(str(d) for d in value.shape)
         where = f" (input '{value.name}'{dims})"
     return clean(f"cannot convert '{node.op_type}' at node '{name}'{where}")
+
+
+#: Advice to who mixes samples.
+UNMIXED = "keep axis 0 for the batch; export with a dynamic batch axis to see where it moves"
+
+
+def operand(node: ir.Node, index: int) -> ir.Value:
+    """An input that must be there."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        raise Refusal(f"its input {index} is missing", "export the network again")
+    return value
+
+
+def parameter(node: ir.Node, index: int, what: str) -> Array:
+    """A constant input; refuses one that depends on the data."""
+    array = constant(operand(node, index))
+    if array is None:
+        raise Refusal(
+            f"its {what} is computed from the data; synapses are fixed after training",
+            "export with constant weights",
+        )
+    return array
+
+
+def image_of(node: ir.Node) -> ir.Value:
+    """The first input, whose sizes, like the output's, must be known."""
+    value = node.inputs[0]
+    assert value is not None
+    shape(value), shape(node.outputs[0])
+    return value

@@ -108,8 +108,8 @@ class Grid:
         spread = f"{min(bits)} to {max(bits)} fractional bits" if bits else "no synapses"
         rows = ", currents rounded between synapses" if everywhere else ""
         return (
-            f"proven exact{rows}: {spread}, input clipped to +-{amplitude:g} with {input_bits} bits, "
-            f"largest relative change of a weight tensor {worst:.1e}"
+            f"proven exact{rows}: {spread}, input clipped to +-{amplitude:g} with {input_bits} "
+            f"bits, largest relative change of a weight tensor {worst:.1e}"
         )
 
 

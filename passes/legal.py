@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from passes.base import Context
 from snncompiler.diagnostics import InputError
-from snncompiler.frontend import REASONS
 from snncompiler.graph import ACTIVATIONS, MOVEMENT, WEIGHTED, constant
+from snncompiler.refusals import REASONS
 
 LEGAL = ACTIVATIONS | MOVEMENT | WEIGHTED | {"Add", "MaxPool"}
 _OTHERWISE = (

@@ -19,14 +19,23 @@ batch axis becomes dynamic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from passes.base import Context, Refusal, Rewrite, infer_shapes, rewrite
+from passes.base import (
+    UNMIXED,
+    Context,
+    Refusal,
+    Rewrite,
+    infer_shapes,
+    operand,
+    parameter,
+    rewrite,
+)
+from passes.reshaping import RESHAPING
 from snncompiler.graph import (
     ACTIVATIONS,
     Array,
@@ -43,8 +52,6 @@ from snncompiler.graph import (
     shape,
     sole_user,
 )
-
-_UNMIXED = "keep axis 0 for the batch; export with a dynamic batch axis to see where it moves"
 
 
 @dataclass(frozen=True)
@@ -65,25 +72,6 @@ class Simplify:
         return f"{changes} rewrites"
 
 
-def operand(node: ir.Node, index: int) -> ir.Value:
-    """An input that must be there."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None:
-        raise Refusal(f"its input {index} is missing", "export the network again")
-    return value
-
-
-def parameter(node: ir.Node, index: int, what: str) -> Array:
-    """A constant input; refuses one that depends on the data."""
-    array = constant(operand(node, index))
-    if array is None:
-        raise Refusal(
-            f"its {what} is computed from the data; synapses are fixed after training",
-            "export with constant weights",
-        )
-    return array
-
-
 def _drop(node: ir.Node, _context: Context) -> bool:
     if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
         raise Refusal("its mask output is used", "export the network in inference mode")
@@ -100,154 +88,6 @@ def _cast(node: ir.Node, context: Context) -> bool:
     if attribute(node, "to") != ir.DataType.FLOAT:
         raise Refusal("it leaves float32", "keep the whole network in float32")
     return _drop(node, context)
-
-
-def _reshape(node: ir.Node, _context: Context) -> bool:
-    x, y = operand(node, 0), node.outputs[0]
-    if x.shape is None or y.shape is None:
-        raise UnknownShape(x.name)
-    before, after = list(x.shape), list(y.shape)
-    moved = before[0] != after[0] or len(after) < 2
-    if node.op_type in ("Squeeze", "Unsqueeze"):
-        axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        moved |= axes is None or any(int(a) in (0, -len(max(before, after, key=len))) for a in axes)
-    if moved:
-        raise Refusal(f"it turns {_dims(before)} into {_dims(after)} and mixes samples", _UNMIXED)
-    if before == after:
-        bypass(node)
-        return True
-    replace([node], [shaped(node, x, [int(d) for d in after[1:]])])  # type: ignore[arg-type]
-    return True
-
-
-def shaped(node: ir.Node, x: ir.Value, target: Sequence[int]) -> ir.Node:
-    """A Flatten or Reshape of `x` to [N, *target]."""
-    if len(target) == 1:
-        return make_node("Flatten", [x], {"axis": 1}, name=str(node.name))
-    dims = add_constant(graph_of(node), f"{node.name}_shape", np.array([0, *target], np.int64))
-    return make_node("Reshape", [x, dims], {}, name=str(node.name))
-
-
-def _dims(dims: Sequence[Any]) -> str:
-    return "x".join(str(d) for d in dims)
-
-
-def _transpose(node: ir.Node, _context: Context) -> bool:
-    n = rank(operand(node, 0))
-    perm = attribute(node, "perm") or list(range(n))[::-1]
-    user = sole_user(node.outputs[0])
-    undone = user is not None and is_op(user, "Gemm") and bool(attribute(user, "transA", 0))
-    if undone and perm == [1, 0]:
-        return False
-    if perm[0] != 0:
-        raise Refusal("it moves the batch axis", _UNMIXED)
-    if perm == sorted(perm):
-        bypass(node)
-        return True
-    return False
-
-
-def _axis(axis: int, n: int) -> int:
-    axis = axis + n if axis < 0 else axis
-    if axis == 0:
-        raise Refusal("it works along the batch axis", _UNMIXED)
-    return axis
-
-
-def _concat(node: ir.Node, _context: Context) -> bool:
-    axis = _axis(attribute(node, "axis"), rank(node.outputs[0]))
-    if any(constant(v) is not None for v in node.inputs):
-        raise Refusal("one of its parts is a constant", "add constants as a bias instead")
-    if len(node.inputs) == 1:
-        bypass(node)
-        return True
-    changed = bool(axis != attribute(node, "axis"))
-    node.attributes["axis"] = ir.AttrInt64("axis", axis)
-    return changed
-
-
-def _slice(node: ir.Node, _context: Context) -> bool:
-    x = operand(node, 0)
-    n = rank(x)
-    starts, ends = parameter(node, 1, "start"), parameter(node, 2, "end")
-    given = [constant(v) if v is not None else None for v in node.inputs[3:5]] + [None, None]
-    axes = [int(a) for a in (range(len(starts)) if given[0] is None else given[0])]
-    steps = [1] * len(starts) if given[1] is None else [int(s) for s in given[1]]
-    new: list[ir.Node] = []
-    for start, end, raw, step in zip(starts, ends, axes, steps, strict=True):
-        size = ([0, *shape(x)])[raw + n if raw < 0 else raw]
-        if raw in (0, -n) and start == 0 and step == 1 and end >= 2**31 - 1:
-            continue  # all samples
-        axis = _axis(raw, n)
-        first, stop, step = slice(int(start), int(end), step).indices(size)
-        source = new[-1].outputs[0] if new else x
-        if step < 0:
-            index = np.arange(first, stop, step, dtype=np.int64)
-            new.append(_gather(node, source, axis, index))
-        else:
-            new.append(_section(node, source, axis, first, stop, step))
-    if not new:
-        bypass(node)
-    else:
-        replace([node], new)
-    return True
-
-
-def _section(
-    node: ir.Node, x: ir.Value, axis: int, start: int, stop: int, step: int = 1
-) -> ir.Node:
-    bounds = [
-        add_constant(graph_of(node), f"{node.name}_{what}", np.array([number], np.int64))
-        for what, number in (("start", start), ("end", stop), ("axis", axis), ("step", step))
-    ]
-    return make_node("Slice", [x, *bounds], {}, name=f"{node.name}")
-
-
-def _gather(node: ir.Node, x: ir.Value, axis: int, index: Array) -> ir.Node:
-    chosen = add_constant(graph_of(node), f"{node.name}_index", index.astype(np.int64))
-    return make_node("Gather", [x, chosen], {"axis": axis}, name=str(node.name))
-
-
-def _select(node: ir.Node, _context: Context) -> bool:
-    """Gather rows by constant indices along any axis but the batch."""
-    x, index = operand(node, 0), parameter(node, 1, "index")
-    axis = _axis(attribute(node, "axis", 0), rank(x))
-    if index.ndim > 1:
-        raise Refusal("its indices are a table", "select along one axis with a list of indices")
-    size = shape(x)[axis - 1]
-    new = [_gather(node, x, axis, np.atleast_1d(index) % size)]
-    if index.ndim == 0:
-        target = [d for i, d in enumerate(shape(x)) if i != axis - 1]
-        if not target:
-            raise Refusal("it leaves no axis but the batch", "keep the axis")
-        new.append(shaped(node, new[0].outputs[0], target))
-    elif axis == attribute(node, "axis") and (index >= 0).all():
-        return False
-    replace([node], new)
-    return True
-
-
-def _split(node: ir.Node, _context: Context) -> bool:
-    x = operand(node, 0)
-    axis = _axis(attribute(node, "axis", 0), rank(x))
-    start = 0
-    for output in list(node.outputs):
-        assert output.shape is not None
-        stop = start + int(output.shape[axis])  # type: ignore[arg-type]
-        part = _section(node, x, axis, start, stop)
-        part.name = f"{node.name}_{start}"
-        part.metadata_props.update(node.metadata_props)
-        label = output.name
-        part.outputs[0].type, part.outputs[0].shape = output.type, output.shape
-        graph_of(node).insert_before(node, part)
-        if output.is_graph_output():
-            outputs = graph_of(node).outputs
-            outputs[[v is output for v in outputs].index(True)] = part.outputs[0]
-        ir.convenience.replace_all_uses_with(output, part.outputs[0])
-        output.name, part.outputs[0].name = None, label
-        start = stop
-    graph_of(node).remove(node, safe=True)
-    return True
 
 
 def _sum(node: ir.Node, context: Context) -> bool:
@@ -272,7 +112,7 @@ def _add(node: ir.Node, _context: Context) -> bool:
         return False
     target = shape(node.outputs[0])
     if rank(a) != rank(b):
-        raise Refusal("its operands have different ranks, so samples meet channels", _UNMIXED)
+        raise Refusal("its operands have different ranks, so samples meet channels", UNMIXED)
     new: list[ir.Node] = []
     sides = []
     for value, sign in ((a, 1.0), (b, -1.0 if node.op_type == "Sub" else 1.0)):
@@ -304,10 +144,10 @@ def _gemm(node: ir.Node, _context: Context) -> bool:
     if attribute(node, "transA", 0):
         undo = is_op(producer, "Transpose") and producer and attribute(producer, "perm") == [1, 0]
         if not undo or producer is None:
-            raise Refusal("transA puts the batch on axis 1", _UNMIXED)
+            raise Refusal("transA puts the batch on axis 1", UNMIXED)
         a = operand(producer, 0)
     if constant(a) is not None:
-        raise Refusal("its left factor is constant, so the batch is on axis 1", _UNMIXED)
+        raise Refusal("its left factor is constant, so the batch is on axis 1", UNMIXED)
     w = parameter(node, 1, "weight")
     if (alpha := attribute(node, "alpha", 1.0)) != 1:
         w = w.astype(np.float64) * alpha
@@ -319,7 +159,7 @@ def _gemm(node: ir.Node, _context: Context) -> bool:
     bias, new = np.zeros(len(w)), []
     if c is not None:
         if c.ndim == 2 and c.shape[0] != 1:
-            raise Refusal("its bias differs from sample to sample", _UNMIXED)
+            raise Refusal("its bias differs from sample to sample", UNMIXED)
         bias = np.broadcast_to(c.reshape(-1).astype(np.float64) * beta, (len(w),))
     elif third is not None and beta != 1:
         raise Refusal("beta scales an activation", "scale the activation before adding it")
@@ -345,7 +185,7 @@ def _matmul(node: ir.Node, _context: Context) -> bool:
     w, x = (right, a) if right is not None else (left, b)
     assert w is not None
     if w.ndim != 2 or rank(x) < 2 or (left is not None and rank(x) < 3):
-        raise Refusal("its constant factor is not a matrix applied to each sample", _UNMIXED)
+        raise Refusal("its constant factor is not a matrix applied to each sample", UNMIXED)
     if right is not None and rank(a) == 2:
         weight = add_constant(graph, f"{node.name}_weight", w.T)
         bias = add_constant(graph, f"{node.name}_bias", np.zeros(w.shape[1], np.float32))
@@ -426,14 +266,16 @@ def _resize(node: ir.Node, _context: Context) -> bool:
         raise Refusal("it crops by a region of interest", "resize the whole plane")
     if len(node.inputs) < 4 or node.inputs[3] is None:
         return False
-    sizes = parameter(node, 3, "size")
-    axes = attribute(node, "axes") or list(range(rank(operand(node, 0))))
+    x, y, sizes = operand(node, 0), node.outputs[0], parameter(node, 3, "size")
+    axes = attribute(node, "axes") or list(range(rank(x)))
     if len(sizes) != len(axes) or axes[0] != 0:
         return False
-    if node.outputs[0].shape is None or node.outputs[0].shape[0] != operand(node, 0).shape[0]:
-        raise Refusal("it resizes the batch axis", _UNMIXED)
+    if x.shape is None or y.shape is None:
+        raise UnknownShape(x.name)
+    if x.shape[0] != y.shape[0]:
+        raise Refusal("it resizes the batch axis", UNMIXED)
     rest = add_constant(graph_of(node), f"{node.name}_sizes", sizes[1:])
-    new = make_node("Resize", [operand(node, 0), None, None, rest], name=str(node.name))
+    new = make_node("Resize", [x, None, None, rest], name=str(node.name))
     new.attributes.update({a.name: a for a in node.attributes.values()})
     new.attributes["axes"] = ir.AttrInt64s("axes", axes[1:])
     replace([node], [new])
@@ -464,12 +306,7 @@ _RULES: dict[str, Rewrite] = {
     "Identity": _drop,
     "Dropout": _drop,
     "Cast": _cast,
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
-    "Transpose": _transpose,
-    "Concat": _concat,
-    "Slice": _slice,
-    "Gather": _select,
-    "Split": _split,
+    **RESHAPING,
     "Sum": _sum,
     "Add": _add,
     "Sub": _add,

@@ -5,9 +5,7 @@
 3. An average is a depthwise convolution with weights 1/k. Where the divisor varies (padding not
    counted, partial windows in ceil mode) the sum is multiplied by a constant map; the map is
    read off the node itself by running it on ones, so no rule about divisors is written twice.
-4. Nearest Resize copies rows: Gather along each axis. Linear Resize is separable and linear: one
-   matrix per axis, read off the node itself by running it on unit vectors.
-5. Reflecting and repeating pads copy rows too; a constant border is a bias map.
+4. Resize and Pad: see `passes/resizing.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.base import Context, Refusal, Rewrite, infer_shapes, rewrite
+from passes.base import Context, Refusal, Rewrite, image_of, infer_shapes, rewrite
+from passes.resizing import RESIZING
 from snncompiler.ann import probe
 from snncompiler.graph import (
     Array,
@@ -63,13 +62,6 @@ def _only(chosen: ir.Node, rule: Rewrite) -> Rewrite:
     return lambda node, context: node is chosen and rule(node, context)
 
 
-def _first(node: ir.Node) -> ir.Value:
-    value = node.inputs[0]
-    assert value is not None
-    shape(value), shape(node.outputs[0])
-    return value
-
-
 def same_pads(size: int, kernel: int, stride: int, dilation: int, *, upper: bool) -> list[int]:
     """[begin, end] of auto_pad SAME: ceil(size / stride) windows, the odd pixel at one side."""
     out = -(-size // stride)
@@ -80,7 +72,7 @@ def same_pads(size: int, kernel: int, stride: int, dilation: int, *, upper: bool
 
 def _windows(node: ir.Node, kernel: Sequence[int]) -> dict[str, Any]:
     """kernel_shape, strides, dilations and resolved pads of a Conv or pool."""
-    sizes = shape(_first(node))[1:]
+    sizes = shape(image_of(node))[1:]
     n = len(kernel)
     strides = attribute(node, "strides") or [1] * n
     dilations = attribute(node, "dilations") or [1] * n
@@ -93,6 +85,10 @@ def _windows(node: ir.Node, kernel: Sequence[int]) -> dict[str, Any]:
         pads = [p[0] for p in pairs] + [p[1] for p in pairs]
     else:
         pads = (attribute(node, "pads") if mode == "NOTSET" else None) or [0] * (2 * n)
+        reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+        room = [sizes[i] + pads[i] + pads[i + n] for i in range(n)]
+        if not attribute(node, "ceil_mode", 0) and any(np.array(reach) > room):
+            raise Refusal("its window is larger than its input", "use a smaller window")
     return {
         "kernel_shape": list(kernel),
         "strides": strides,
@@ -121,7 +117,7 @@ def _conv(node: ir.Node, _context: Context) -> bool:
 
 def _conv_transpose(node: ir.Node, _context: Context) -> bool:
     w = _weight(node)
-    sizes, results = shape(_first(node))[1:], shape(node.outputs[0])[1:]
+    sizes, results = shape(image_of(node))[1:], shape(node.outputs[0])[1:]
     n = len(sizes)
     strides = attribute(node, "strides") or [1] * n
     dilations = attribute(node, "dilations") or [1] * n
@@ -156,7 +152,7 @@ def _max_pool(node: ir.Node, _context: Context) -> bool:
             "its indices are used; the winner of a window changes while spikes arrive",
             "use resizing or transposed convolution instead of unpooling",
         )
-    x = _first(node)
+    x = image_of(node)
     if node.op_type == "GlobalMaxPool":
         new = _windows(node, shape(x)[1:])
     else:
@@ -180,7 +176,7 @@ def _pad_ceil(new: dict[str, Any], sizes: Sequence[int]) -> None:
 
 
 def _average(node: ir.Node, context: Context) -> bool:
-    x = _first(node)
+    x = image_of(node)
     channels, sizes = shape(x)[0], shape(x)[1:]
     n = len(sizes)
     if node.op_type == "GlobalAveragePool":
@@ -221,7 +217,7 @@ def _covered(new: dict[str, Any], axis: int, size: int, windows: int) -> Array:
 
 
 def _reduce_mean(node: ir.Node, _context: Context) -> bool:
-    x = _first(node)
+    x = image_of(node)
     n = rank(x)
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if given is None and attribute(node, "noop_with_empty_axes", 0):
@@ -253,133 +249,6 @@ def _reduce_mean(node: ir.Node, _context: Context) -> bool:
     return True
 
 
-def _resize(node: ir.Node, _context: Context) -> bool:
-    x = _first(node)
-    before, after = [0, *shape(x)], [0, *shape(node.outputs[0])]
-    mode = attribute(node, "mode", "nearest")
-    if before[1] != after[1]:
-        raise Refusal("it resizes the channel axis", "resize space only")
-    new: list[ir.Node] = []
-    value = x
-    for axis in range(2, len(before)):
-        matrix = _axis_matrix(node, axis, before[axis], after[axis])
-        if matrix.shape[0] == matrix.shape[1] and (matrix == np.eye(len(matrix))).all():
-            continue
-        name = str(node.name) if not new else f"{node.name}_{axis}"
-        if mode == "nearest":
-            index = add_constant(graph_of(node), f"{name}_index", matrix.argmax(1).astype(np.int64))
-            new.append(make_node("Gather", [value, index], {"axis": axis}, name=name))
-        else:
-            new.extend(_along(node, value, matrix, axis, len(before), name))
-        value = new[-1].outputs[0]
-        for made in new:
-            made.outputs[0].type = x.type
-    if not new:
-        bypass(node)
-    else:
-        replace([node], new)
-    return True
-
-
-def _axis_matrix(node: ir.Node, axis: int, size: int, result: int) -> Array:
-    """[result, size]: how the node mixes rows along one axis, found by trying unit vectors."""
-    x = _first(node)
-    dims = list(shape(x))
-    columns = []
-    for start in range(size):
-        unit = np.zeros((1, *dims), np.float32)
-        unit[(slice(None),) * axis + (start,)] = 1
-        y = probe(node, [unit])[0][0, 0]
-        corner = tuple(slice(None) if a == axis else 0 for a in range(2, y.ndim + 2))
-        columns.append(y[corner])
-    matrix: Array = np.stack(columns, 1).astype(np.float64)
-    assert matrix.shape == (result, size)
-    return matrix
-
-
-def _along(
-    node: ir.Node, x: ir.Value, matrix: Array, axis: int, n: int, name: str
-) -> list[ir.Node]:
-    """Multiply one axis by a matrix.
-
-    From the right if it is the last, from the left if the last but one; any other axis is brought
-    there and back.
-    """
-    graph = graph_of(node)
-    if axis == n - 1:
-        w = add_constant(graph, f"{name}_matrix", matrix.T)
-        return [make_node("MatMul", [x, w], name=name)]
-    if axis == n - 2:
-        w = add_constant(graph, f"{name}_matrix", matrix)
-        return [make_node("MatMul", [w, x], name=name)]
-    perm = [i for i in range(n) if i != axis] + [axis]
-    there = make_node("Transpose", [x], {"perm": perm}, name=f"{name}_there")
-    w = add_constant(graph, f"{name}_matrix", matrix.T)
-    product = make_node("MatMul", [there.outputs[0], w], name=name)
-    back = [int(i) for i in np.argsort(perm)]
-    home = make_node("Transpose", [product.outputs[0]], {"perm": back}, name=f"{name}_back")
-    return [there, product, home]
-
-
-def _pad(node: ir.Node, _context: Context) -> bool:
-    x = _first(node)
-    n = rank(x)
-    given = constant(node.inputs[1])
-    axes_value = node.inputs[3] if len(node.inputs) > 3 else None
-    axes = constant(axes_value)
-    if given is None or (axes_value is not None and axes is None):
-        raise Refusal("its widths are computed from the data", "pad by fixed widths")
-    fill_value = node.inputs[2] if len(node.inputs) > 2 else None
-    fill = constant(fill_value)
-    if fill_value is not None and fill is None:
-        raise Refusal("its border is computed from the data", "pad with a constant")
-    widths = np.zeros((n, 2), np.int64)
-    chosen = range(n) if axes is None else [int(a) % n for a in axes]
-    for i, axis in enumerate(chosen):
-        widths[axis] = given[i], given[i + len(given) // 2]
-    if widths[0].any():
-        raise Refusal("it pads the batch axis", "pad space only")
-    mode = attribute(node, "mode", "constant")
-    name = str(node.name)
-    graph = graph_of(node)
-    new: list[ir.Node] = []
-    value = x
-    if mode != "constant" or (widths < 0).any():
-        for axis in range(1, n):
-            begin, end = (int(w) for w in widths[axis])
-            if mode == "constant":
-                begin, end = min(begin, 0), min(end, 0)
-            if begin == end == 0:
-                continue
-            rows: Array = np.arange(shape(x)[axis - 1])
-            rows = rows[max(0, -begin) : len(rows) - max(0, -end)]
-            if mode != "constant":
-                rows = np.pad(rows, (max(0, begin), max(0, end)), mode=mode)
-            index = add_constant(graph, f"{name}_index", rows.astype(np.int64))
-            label = name if not new else f"{name}_{axis}"
-            new.append(make_node("Gather", [value, index], {"axis": axis}, name=label))
-            value = new[-1].outputs[0]
-            value.type = x.type
-    border = np.maximum(widths, 0)
-    if mode == "constant" and border.any():
-        flat = add_constant(graph, f"{name}_pads", border.T.reshape(-1))
-        label = name if not new else f"{name}_border"
-        new.append(make_node("Pad", [value, flat], {"mode": "constant"}, name=label))
-        value = new[-1].outputs[0]
-        value.type = x.type
-        level = 0.0 if fill is None else float(fill.reshape(-1)[0])
-        if level:
-            inner = [int(d) for d in np.array(shape(node.outputs[0])) - border[1:].sum(1)]
-            map_ = np.pad(np.zeros(inner), border[1:].tolist(), constant_values=level)
-            bias = add_constant(graph, f"{name}_fill", map_[None])
-            new.append(make_node("Add", [value, bias], name=f"{name}_fill"))
-    if not new:
-        bypass(node)
-    else:
-        replace([node], new)
-    return True
-
-
 _RULES: dict[str, Rewrite] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -388,7 +257,5 @@ _RULES: dict[str, Rewrite] = {
     "AveragePool": _average,
     "GlobalAveragePool": _average,
     "ReduceMean": _reduce_mean,
-    "Resize": _resize,
-    "Upsample": _resize,
-    "Pad": _pad,
+    **RESIZING,
 }

@@ -1,17 +1,11 @@
-"""The door: check, compile, load, simulate. Only this room and the command line know all others.
-
-After every pass the driver verifies the IR, notes what was done, dumps it, and compares the
-network with the trained one: outputs of onnxruntime on samples while it is an ANN, and of the
-activations that its neurons stand for once it spikes.
-"""
+"""The door: check, compile, load, simulate. Only this room and the command line know all others."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,45 +17,25 @@ from numpy.typing import NDArray
 import backends
 from passes import IMPORT
 from passes.base import Context, Pass
-from passes.legal import Legal
 from passes.options import configure
 from passes.recipes import DEFAULT
 from snncompiler import __version__, frontend, gate
-from snncompiler.ann import relative_error, run
+from snncompiler.compilation import FORM_B, Compilation, Step
 from snncompiler.data import check_samples
 from snncompiler.diagnostics import InputError, Problem, VerificationError, clean, refuse
 from snncompiler.dump import Dumps, require_writable, write_whole
-from snncompiler.graph import RECORD, attribute, scale_of, shape, sources
-from snncompiler.metrics import macs
+from snncompiler.graph import RECORD, shape, sources
 from snncompiler.ops import NEURONS, functions, register
-from snncompiler.rate import rate_model
 from snncompiler.text import record_of
 from snncompiler.trace import Observe, Trace
 from snncompiler.verdicts import Check, Verdict, judge, unseen
 from snncompiler.verify import checked_proto, verify
-
-#: Largest relative error that a pass may cause before it counts as a defect.
-TOLERANCE = 1e-4
-#: Rounding to the grid is allowed to cost this much before a warning says so.
-GRID_TOLERANCE = 1e-2
-_SAMPLES = 4
-_RATE_BUDGET = 2e9  # multiply-accumulates that one look at the spiking network may cost
 
 Progress = Callable[[str, int, int], None]
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
     """Progress that nobody watches."""
-
-
-@dataclass
-class Step:
-    """What one pass did: its note, what the comparison found, how long it took."""
-
-    name: str
-    seconds: float
-    changed: str
-    check: str
 
 
 @dataclass
@@ -207,14 +181,14 @@ def compile_model(
     if form not in ("normalised", "physical"):
         raise refuse(f"there is no form '{form}'", "there are two", "use normalised or physical")
     pipeline = [
-        p for p in configure(recipe, options or {}) if form == "normalised" or p.name not in _FORM_B
+        p for p in configure(recipe, options or {}) if form == "normalised" or p.name not in FORM_B
     ]
     if output is not None:
         require_writable(Path(output))
     register()
     network = frontend.load(source)
     x = check_samples(np.asarray(calibration), network.input_shape, "the calibration data")
-    job = _Job(network, Context(x, timesteps, network.opset, progress=progress))
+    job = Compilation(network, Context(x, timesteps, network.opset, progress=progress))
     job.dumps = None if dump is None else Dumps(Path(dump))
     try:
         story = job.run(pipeline)
@@ -240,131 +214,6 @@ def compile_model(
     return compiled
 
 
-_FORM_B = ("normalise", "grid")
-
-
-@dataclass
-class _Job:
-    """One compilation: the passes run over the network, with everything that hangs between."""
-
-    network: frontend.Network
-    context: Context
-    dumps: Dumps | None = None
-    thresholds: dict[str, list[float]] = field(default_factory=dict)
-    ann: ir.Model | None = None
-    ann_macs: int = 0
-    synapses: int = 0
-
-    def run(self, pipeline: list[Pass]) -> list[Step]:
-        """Run the passes; after each: verify, compare, dump."""
-        model, context = self.network.model, self.context
-        samples = context.calibration[:_SAMPLES]
-        expected = self.network.outputs(samples)
-        if self.dumps is not None:
-            self.dumps.write("import", model)
-        story: list[Step] = []
-        for i, p in enumerate(pipeline):
-            context.progress(f"pass {p.name}", i, len(pipeline))
-            started = time.perf_counter()
-            note = p.run(model, context)
-            if context.refusals and p.name not in [q.name for q in IMPORT]:
-                raise InputError(*context.refusals)
-            check = ""
-            if p.name not in ("simplify", "windows", "affine") or not context.refusals:
-                check = self._check(p, samples, expected)
-            story.append(Step(p.name, time.perf_counter() - started, note, check))
-            if isinstance(p, Legal):
-                self.ann, self.ann_macs = model.clone(), macs(model)
-            if p.name != "grid":  # rounding the input is no synapse
-                self.synapses = macs(model) if self.ann is not None else 0
-            if p.name == "neurons":
-                self._note_thresholds()
-        context.progress("done", len(pipeline), len(pipeline))
-        return story
-
-    def _check(self, p: Pass, samples: NDArray[Any], expected: list[NDArray[Any]]) -> str:
-        model = self.network.model
-        spiking = any(n.op_type in NEURONS or n.op_type == "Readout" for n in model.graph)
-        legal = p.name not in ("simplify", "windows", "affine")
-        if legal:
-            verify(model, p.name)
-        if self.dumps is not None:
-            self.dumps.write(p.name, model)
-        if not legal and not _runs(model):
-            return ""
-        twin = rate_model(model) if spiking else model
-        results = list(run(twin, samples).values())
-        error = max(relative_error(a, b) for a, b in zip(results, expected, strict=True))
-        text = f"max relative error {error:.1e}"
-        if p.name == "grid":
-            if error > GRID_TOLERANCE:
-                self.context.warnings.append(
-                    f"rounding to the grid changes the outputs by {error:.1%}; "
-                    "--set grid.enabled=false keeps full weights, without exact arithmetic"
-                )
-        elif not error <= TOLERANCE:
-            raise VerificationError(
-                Problem(
-                    f"the pass '{p.name}' changes what the network computes: {text}",
-                    f"more than {TOLERANCE:g} on {len(samples)} calibration samples",
-                    "this is a defect of the compiler; please report it with the model",
-                )
-            )
-        if p.name in ("coding", *_FORM_B):
-            form = "normalised" if p.name in _FORM_B else "physical"
-            noted = {"form": form, "gridded": bool(model.meta.get("gridded", False))}
-            model.metadata_props[RECORD] = json.dumps(noted)
-            text += self._rate_error(model)
-        return text
-
-    def _rate_error(self, model: ir.Model) -> str:
-        """How far firing rates are from activations, on as many samples as the budget allows."""
-        steps = self.context.timesteps
-        cost = max(1, self.ann_macs)
-        steps = max(1, min(steps, int(_RATE_BUDGET // cost) or 1))
-        samples = self.context.calibration[
-            : max(1, min(_SAMPLES, int(_RATE_BUDGET / cost / steps)))
-        ]
-        layers = [n for n in model.graph if n.op_type in NEURONS]
-        if not layers or self.ann is None:
-            return ""
-        names = [str(n.outputs[0].name) for n in layers]
-        truth = run(self.ann, samples, names)
-        trace = backends.load("numpy").build(model).run(samples, steps, Observe(spikes=True))
-        errors = {}
-        for node, name in zip(layers, names, strict=True):
-            scale = scale_of(node.outputs[0])
-            assert scale is not None
-            rate = trace.trains[str(node.name)].mean(0)
-            a = rate * scale.reshape(1, -1, *[1] * (rate.ndim - 2))
-            size = float(np.abs(truth[name]).mean(dtype=np.float64))
-            off = float(np.abs(a - truth[name]).mean(dtype=np.float64))
-            errors[str(node.name)] = off / size if size else 0.0
-        worst = max(errors, key=lambda k: errors[k])
-        mean = float(np.mean(list(errors.values())))
-        return (
-            f"; rate error at T = {steps}: mean {mean:.1%}, "
-            f"worst {errors[worst]:.1%} in '{clean(worst)}'"
-        )
-
-    def _note_thresholds(self) -> None:
-        for node in self.network.model.graph:
-            if node.op_type in NEURONS:
-                scale = scale_of(node.outputs[0])
-                assert scale is not None
-                same = bool((scale == scale[0]).all())
-                listed = [float(s) for s in (scale[:1] if same else scale)]
-                self.thresholds[str(node.name)] = listed
-
-
-def _runs(model: ir.Model) -> bool:
-    """Whether onnxruntime runs a network in the middle of its import, and as its file means it.
-
-    How it divides an average that counts its padding depends on the opset.
-    """
-    return all(n.domain == "" and not attribute(n, "count_include_pad", 0) for n in model.graph)
-
-
 def _finish(
     model: ir.Model,
     recipe: str,
@@ -372,7 +221,7 @@ def _finish(
     form: str,
     seed: int,
     network: frontend.Network,
-    job: _Job,
+    job: Compilation,
     pipeline: list[Pass],
 ) -> None:
     """Put the record and the function bodies into the model."""

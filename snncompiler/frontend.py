@@ -27,14 +27,9 @@ from snncompiler.ann import session
 from snncompiler.diagnostics import InputError, Problem, refuse
 from snncompiler.graph import Array, add_constant, attribute, constant, set_sources, sources
 from snncompiler.ops import IR_VERSION, OPSET
+from snncompiler.refusals import refuse_foreign
+from snncompiler.tail import cut_tail
 
-#: Ops that the host applies to the accumulated readout when nothing but movement follows them.
-HOST_OPS = frozenset(
-    "Softmax LogSoftmax Sigmoid HardSigmoid Tanh ArgMax Relu Clip LeakyRelu PRelu".split()
-)
-_PASSABLE = frozenset(
-    "Identity Dropout Cast Reshape Flatten Squeeze Unsqueeze Transpose Concat".split()
-)
 _BATCH = 32  # samples that onnxruntime gets at a time
 
 
@@ -120,70 +115,13 @@ def load(source: str | Path | onnx.ModelProto) -> Network:
     digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     gate.check(proto)
     nodes = [(n.name, n.op_type) for n in proto.graph.node]
-    _refuse_foreign(proto)
+    refuse_foreign(proto)
     _drop_initialiser_inputs(proto)
-    host = _cut_tail(proto)
+    host = cut_tail(proto)
     batch = _fix_batch(proto)
     opset = next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx"))
     model = _canonical(proto, batch or 1)
     return Network(model, proto, nodes, host, batch, opset, digest)
-
-
-def _refuse_foreign(proto: onnx.ModelProto) -> None:
-    """Nodes that cannot even be imported; everything else is judged after canonicalisation."""
-    problems = []
-    for node in proto.graph.node:
-        what = f"cannot convert '{node.op_type}' at node '{node.name}'"
-        if node.domain not in ("", "ai.onnx"):
-            why = f"it belongs to the domain '{node.domain}', whose meaning is not known here"
-            do = "export with standard ONNX operators only"
-            problems.append(Problem(what, why, do, node.name))
-        elif any(a.HasField("g") or a.graphs for a in node.attribute):
-            why = "control flow depends on data; a spiking network has a fixed wiring"
-            do = "export the network with the branch or loop unrolled"
-            problems.append(Problem(what, why, do, node.name))
-        elif node.op_type in ("RNN", "LSTM", "GRU"):
-            why = "it keeps a state over a sequence of its own and gates by products"
-            problems.append(Problem(what, why, "use a feed-forward network", node.name))
-    if problems:
-        # The others that are known to fail join the list, so that nobody fixes them one by one.
-        named = {p.node for p in problems}
-        problems += [
-            Problem(f"cannot convert '{n.op_type}' at node '{n.name}'", *REASONS[n.op_type], n.name)
-            for n in proto.graph.node
-            if n.op_type in REASONS and n.name not in named
-        ]
-        raise InputError(*problems)
-
-
-#: op: (why no spiking network computes it, what to do instead)
-REASONS: dict[str, tuple[str, str]] = {
-    "LRN": (
-        "it divides by a data-dependent norm; no integrate-and-fire network computes that",
-        "retrain with BatchNormalization, or export without it",
-    ),
-    **dict.fromkeys(
-        ("InstanceNormalization", "LayerNormalization", "GroupNormalization", "LpNormalization"),
-        (
-            "it normalises by statistics of the data itself; thresholds are fixed after training",
-            "retrain with BatchNormalization",
-        ),
-    ),
-    **dict.fromkeys(
-        ("Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Softplus", "Elu", "Selu", "Celu", "Gelu"),
-        (
-            "a firing rate is piecewise linear in its current; this curve is not",
-            "retrain with Relu, LeakyRelu or Clip; at the end of the network it may stay",
-        ),
-    ),
-    **dict.fromkeys(
-        ("Softmax", "LogSoftmax"),
-        (
-            "it divides by a sum over the data; inside the network no neuron computes that",
-            "only as the last step, where the host applies it to the readout",
-        ),
-    ),
-}
 
 
 def _drop_initialiser_inputs(proto: onnx.ModelProto) -> None:
@@ -193,57 +131,6 @@ def _drop_initialiser_inputs(proto: onnx.ModelProto) -> None:
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     proto.ir_version = max(proto.ir_version, 4)
-
-
-def _cut_tail(proto: onnx.ModelProto) -> list[str]:
-    """Cut off what the host applies to the readout; returns the names of the nodes cut."""
-    graph = proto.graph
-    users: dict[str, list[str]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node.name)
-    outputs = {o.name for o in graph.output}
-    ends: set[str] = set()  # nodes after which nothing but the host's work follows
-    tail: set[str] = set()
-    for node in reversed(graph.node):
-        results = [v for v in node.output if v]
-        only = all(u in ends for v in results for u in users.get(v, []))
-        used = any(v in outputs or v in users for v in results)
-        if only and used and node.op_type in HOST_OPS | _PASSABLE:
-            ends.add(node.name)
-    cut: dict[str, str] = {}  # value -> the value before the tail
-    for node in graph.node:
-        if node.name in ends:
-            previous = next((cut[v] for v in node.input if v in cut), None)
-            if previous is not None or node.op_type in HOST_OPS:
-                tail.add(node.name)
-                before = previous or node.input[0]
-                cut.update((v, before) for v in node.output if v)
-    if not tail:
-        return []
-    produced = {v for n in graph.node for v in n.output}
-    names = []
-    for output in list(graph.output):
-        name = cut.get(output.name, output.name)
-        if name in produced and name not in names:
-            names.append(name)
-    if len(names) < len({cut.get(o.name, o.name) for o in graph.output}):
-        return []  # the tail is the whole network: there is nothing to read out before it
-    kept = {o.name: o for o in graph.output}
-    kinds = [
-        kept.get(n) or onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None)
-        for n in names
-    ]
-    del graph.output[:]
-    graph.output.extend(kinds)
-    nodes = [n for n in graph.node if n.name not in tail]
-    removed = [n.name for n in graph.node if n.name in tail]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    inferred = onnx.shape_inference.infer_shapes(proto).graph.output
-    del graph.output[:]
-    graph.output.extend(inferred)
-    return removed
 
 
 def _fix_batch(proto: onnx.ModelProto) -> int | None:
@@ -268,7 +155,7 @@ def _canonical(proto: onnx.ModelProto, batch: int) -> ir.Model:
     for output in fixed.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        fixed = onnx.shape_inference.infer_shapes(fixed)
+        _infer_shapes(fixed)
         _refuse_huge(fixed.graph)
         model = ir.from_proto(fixed)
         _to_opset(model)
@@ -286,6 +173,20 @@ def _canonical(proto: onnx.ModelProto, batch: int) -> ir.Model:
             "export it again with opset 17 and fixed image dimensions",
         ) from error
     return model
+
+
+def _infer_shapes(proto: onnx.ModelProto) -> None:
+    """Note the shapes of all values; large weights are left out, for they would be copied about."""
+    lean = onnx.ModelProto()
+    lean.CopyFrom(proto)
+    for tensor in lean.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) > 1024:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+    inferred = onnx.shape_inference.infer_shapes(lean).graph
+    proto.graph.value_info.extend(inferred.value_info)
+    for output, known in zip(proto.graph.output, inferred.output, strict=True):
+        output.CopyFrom(known)
 
 
 def _refuse_huge(graph: onnx.GraphProto) -> None:
@@ -325,6 +226,15 @@ def _refuse_misfits(model: ir.Model) -> None:
     """Neither onnx's checker nor onnxruntime looks: a bias too short is read beyond its end."""
     problems = []
     for node in model.graph:
+        dims = node.outputs[0].shape or ()
+        if any(isinstance(d, int) and d <= 0 for d in dims):
+            problems.append(
+                Problem(
+                    f"the result of '{sources(node)[0]}' has shape {[str(d) for d in dims]}",
+                    "it holds no values",
+                    "look at the sizes in the network",
+                )
+            )
         if node.op_type not in ("Conv", "ConvTranspose") or len(node.inputs) < 3:
             continue
         w, b = constant(node.inputs[1]), constant(node.inputs[2])

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import networks
 import numpy as np
 import onnxruntime
 import pytest
 from onnx import ModelProto
 
+import networks
 from backends.reference import NumpyBackend
 from snncompiler.driver import Compiled, compile_model
 from snncompiler.trace import Observe, Trace

@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from networks import ARCHITECTURES, random_dag
 from onnx.reference import ReferenceEvaluator
-from runs import SPIKES, chunks, compiled, differences, every, fresh
 
 from backends.base import Program
 from backends.onnx_runtime import OnnxRuntimeBackend
 from backends.reference import NumpyBackend
+from networks import ARCHITECTURES, random_dag
 from passes.recipes import RECIPES
+from runs import SPIKES, chunks, compiled, differences, every, fresh
 from snncompiler.driver import Compiled, compile_model
 from snncompiler.text import record_of
 from snncompiler.trace import Trace, join

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import ARCHITECTURES, data_input, fixed_batch, random_dag, sample_input
 from onnx import ModelProto
-from opcases import CASES
-from runs import SPIKES, calibration, chunks, compiled, differences, every, float64, fresh, original
 
 from backends.reference import NumpyBackend
+from networks import ARCHITECTURES, data_input, fixed_batch, random_dag, sample_input
+from opcases import CASES
 from passes.base import Context
 from passes.normalise import Normalise
 from passes.recipes import RECIPES
+from runs import SPIKES, calibration, chunks, compiled, differences, every, float64, fresh, original
 from snncompiler.ann import relative_error, run
 from snncompiler.driver import Compiled, compile_model, import_network
 from snncompiler.graph import CLIP, KIND, RECORD, attribute, sources
@@ -42,7 +42,7 @@ KINDS: list[tuple[str, dict[str, object]]] = [
 ]
 
 
-@lru_cache(maxsize=None)
+@cache
 def physical(seed: int) -> Compiled:
     """Form A of a random network: weights as trained, a spike carries its threshold."""
     recipe, options = KINDS[seed % len(KINDS)]
@@ -52,12 +52,16 @@ def physical(seed: int) -> Compiled:
     return compiled(random_dag(seed), seed, timesteps=T, **settings)
 
 
-@lru_cache(maxsize=None)
+@cache
 def normalised(seed: int) -> Compiled:
     """Form B made of it: thresholds 1."""
-    made = physical(seed)
+    return in_form_b(physical(seed))
+
+
+def in_form_b(made: Compiled) -> Compiled:
+    """The pass alone; `test_the_driver_makes_the_same_normalised_form`, at less cost."""
     model = made.model.clone()
-    Normalise().run(model, Context(calibration(random_dag(seed), seed), T))
+    Normalise().run(model, Context(np.zeros((0,), np.float32), T))
     record = json.loads(model.metadata_props[RECORD])
     model.metadata_props[RECORD] = json.dumps({**record, "form": "normalised"})
     return Compiled(**{**vars(made), "model": model})
@@ -116,25 +120,33 @@ def test_the_driver_makes_the_same_normalised_form(seed: int) -> None:
     assert compact(made.model) == compact(normalised(seed).model)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["p-norm", "graded", "spicalib"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_both_forms_of_architectures_send_the_same_spikes(name: str, recipe: str) -> None:
     model = ARCHITECTURES[name]()
-    settings = {"recipe": recipe, "timesteps": T}
-    start = {"neurons.v_init": RECIPES[recipe].options["neurons.v_init"] or 0.3}
+    options = {"neurons.v_init": RECIPES[recipe].options["neurons.v_init"] or 0.3}
+    made = compiled(model, 1, recipe=recipe, form="physical", options=options, timesteps=T)
     x = fresh(model, 1)
-    a = compiled(model, 1, form="physical", options=start, **settings)
-    b = compiled(model, 1, options={**start, "grid.enabled": False}, **settings)
-    assert not differences(float64(a, x, T), float64(b, x, T))
+    assert not differences(float64(made, x, T), float64(in_form_b(made), x, T))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_node_names_the_original_nodes_it_stands_for(recipe: str) -> None:
-    for model in (*(build() for build in ARCHITECTURES.values()), random_dag(1), random_dag(6)):
-        names = {node.name for node in model.graph.node}
-        for node in compiled(model, 0, recipe=recipe, timesteps=2).model.graph:
-            assert sources(node), node.name
-            assert set(sources(node)) <= names, node.name
+@chunks(200)
+def test_every_node_names_the_original_nodes_it_stands_for(seeds: range) -> None:
+    def check(seed: int) -> object:
+        names = {node.name for node in random_dag(seed).graph.node}
+        nodes = normalised(seed).model.graph
+        return [n.name for n in nodes if not sources(n) or not set(sources(n)) <= names]
+
+    every(seeds, check)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_artifacts_name_the_original_nodes_too(name: str) -> None:
+    model = ARCHITECTURES[name]()
+    names = {node.name for node in model.graph.node}
+    for node in compiled(model, 0, timesteps=2).model.graph:
+        assert sources(node), node.name
+        assert set(sources(node)) <= names, node.name
 
 
 @pytest.mark.parametrize("recipe", ["binary", "spicalib"])
@@ -150,7 +162,9 @@ def test_compilation_is_deterministic(recipe: str, tmp_path: Path) -> None:
 def test_the_order_of_the_calibration_data_does_not_matter(recipe: str) -> None:
     x = np.load(MODELS / "digits_train.npz")["x"][:100]
     shuffled = x[np.random.default_rng(0).permutation(len(x))]
-    a, b = (compile_model(MODELS / "digits.onnx", c, recipe=recipe, timesteps=4) for c in (x, shuffled))
+    a, b = (
+        compile_model(MODELS / "digits.onnx", c, recipe=recipe, timesteps=4) for c in (x, shuffled)
+    )
     assert a.thresholds == b.thresholds
     assert compact(a.model) == compact(b.model)
 

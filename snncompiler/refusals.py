@@ -1,0 +1,64 @@
+"""Why nodes are refused, in the domain's terms, and those that no import can look past."""
+
+from __future__ import annotations
+
+import onnx
+
+from snncompiler.diagnostics import InputError, Problem
+
+
+def refuse_foreign(proto: onnx.ModelProto) -> None:
+    """Nodes that cannot even be imported; everything else is judged after canonicalisation."""
+    problems = []
+    for node in proto.graph.node:
+        what = f"cannot convert '{node.op_type}' at node '{node.name}'"
+        if node.domain not in ("", "ai.onnx"):
+            why = f"it belongs to the domain '{node.domain}', whose meaning is not known here"
+            do = "export with standard ONNX operators only"
+            problems.append(Problem(what, why, do, node.name))
+        elif any(a.HasField("g") or a.graphs for a in node.attribute):
+            why = "control flow depends on data; a spiking network has a fixed wiring"
+            do = "export the network with the branch or loop unrolled"
+            problems.append(Problem(what, why, do, node.name))
+        elif node.op_type in ("RNN", "LSTM", "GRU"):
+            why = "it keeps a state over a sequence of its own and gates by products"
+            problems.append(Problem(what, why, "use a feed-forward network", node.name))
+    if problems:
+        # The others that are known to fail join the list, so that nobody fixes them one by one.
+        named = {p.node for p in problems}
+        problems += [
+            Problem(f"cannot convert '{n.op_type}' at node '{n.name}'", *REASONS[n.op_type], n.name)
+            for n in proto.graph.node
+            if n.op_type in REASONS and n.name not in named
+        ]
+        raise InputError(*problems)
+
+
+#: op: (why no spiking network computes it, what to do instead)
+REASONS: dict[str, tuple[str, str]] = {
+    "LRN": (
+        "it divides by a data-dependent norm; no integrate-and-fire network computes that",
+        "retrain with BatchNormalization, or export without it",
+    ),
+    **dict.fromkeys(
+        ("InstanceNormalization", "LayerNormalization", "GroupNormalization", "LpNormalization"),
+        (
+            "it normalises by statistics of the data itself; thresholds are fixed after training",
+            "retrain with BatchNormalization",
+        ),
+    ),
+    **dict.fromkeys(
+        ("Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Softplus", "Elu", "Selu", "Celu", "Gelu"),
+        (
+            "a firing rate is piecewise linear in its current; this curve is not",
+            "retrain with Relu, LeakyRelu or Clip; at the end of the network it may stay",
+        ),
+    ),
+    **dict.fromkeys(
+        ("Softmax", "LogSoftmax"),
+        (
+            "it divides by a sum over the data; inside the network no neuron computes that",
+            "only as the last step, where the host applies it to the readout",
+        ),
+    ),
+}
