@@ -80,13 +80,13 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "burst-lipool": Recipe(
-        "bursts of up to 5 spikes, layer-wise percentile, exact max pooling",
+        "bursts of up to 5 spikes, exact max pooling; initial potential 1/2 added",
         "graded",
         "Li and Zeng 2022",
         {
             "thresholds.percentile": 99.9,
             "thresholds.channelwise": False,
-            "neurons.v_init": 0.0,
+            "neurons.v_init": 0.5,
             "neurons.gamma": 5.0,
         },
     ),
