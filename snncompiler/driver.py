@@ -133,8 +133,10 @@ def _before_import(proto: onnx.ModelProto, error: InputError) -> tuple[Verdict, 
     refused = {p.node: p for p in error.problems if p.node}
     if not refused:
         raise error
-    gate.name_nodes(proto.graph)
-    nodes = [(n.name, n.op_type) for n in proto.graph.node]
+    graph = onnx.GraphProto()
+    graph.node.extend(proto.graph.node)
+    gate.name_nodes(graph)
+    nodes = [(n.name, n.op_type) for n in graph.node]
     return tuple(
         Verdict(n, op, "refused", refused[n].why, refused[n].do) if n in refused else unseen(n, op)
         for n, op in nodes

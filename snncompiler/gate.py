@@ -69,11 +69,8 @@ def read(path: str | Path) -> onnx.ModelProto:
 
 
 def _load_external(proto: onnx.ModelProto, folder: Path) -> None:
-    inner = (n for f in proto.functions for n in f.node)
     problems = []
-    for tensor in (*_tensors_of(proto.graph), *_tensors_in(inner)):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
+    for tensor in _external(proto):
         entries = {e.key: e.value for e in tensor.external_data}
         why = _misplaced(entries.get("location", ""), folder)
         if not why:
@@ -97,6 +94,21 @@ def _load_external(proto: onnx.ModelProto, folder: Path) -> None:
         )
     if problems:
         raise InputError(*problems)
+
+
+def _external(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    inner = (n for f in proto.functions for n in f.node)
+    tensors = (*_tensors_of(proto.graph), *_tensors_in(inner))
+    return [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
+
+
+def _check_loaded(proto: onnx.ModelProto) -> None:
+    if tensors := _external(proto):
+        raise refuse(
+            f"the data of tensor '{tensors[0].name}' are not loaded",
+            "they lie in a file beside the model's",
+            "give the path of the model, or load it with its external data",
+        )
 
 
 def _misplaced(location: str, folder: Path) -> str:
@@ -147,6 +159,7 @@ def check(proto: onnx.ModelProto) -> None:
             "give the trained network to 'compile', and this file to 'run' or 'inspect'",
         )
     _check_opsets(proto)
+    _check_loaded(proto)
     name_nodes(proto.graph)
     problems = [*_names(proto.graph), *_tensors(proto.graph), *_interface(proto.graph)]
     if problems:

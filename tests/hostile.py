@@ -175,6 +175,13 @@ def missing_file(folder: Path) -> Path:
     return folder / "model.onnx"
 
 
+@file
+def a_pipe(folder: Path) -> Path:
+    path = folder / "model.onnx"
+    os.mkfifo(path)
+    return path
+
+
 # ---- external data
 
 
@@ -274,6 +281,48 @@ def external_pipe(folder: Path) -> Path:
 
 
 @file
+def external_name_too_long(folder: Path) -> Path:
+    return _external(folder, "w" * 1000)
+
+
+@file
+def external_name_with_nul(folder: Path) -> Path:
+    return _external(folder, "weights\0.bin")
+
+
+def _external_constant(folder: Path, location: str) -> Path:
+    """Save `base()` with its first weight in a Constant node, and that one's data outside."""
+    path = _external(folder, location, data=_weight_bytes())
+    result = ModelProto.FromString(path.read_bytes())
+    tensor = result.graph.initializer[0]
+    node = helper.make_node("Constant", [], [tensor.name], name="weight", value=tensor)
+    del result.graph.initializer[0]
+    result.graph.node.insert(0, node)
+    path.write_bytes(result.SerializeToString())
+    return path
+
+
+@file
+def external_parent_in_constant_node(folder: Path) -> Path:
+    return _external_constant(folder, "../secret.bin")
+
+
+@file
+def external_parent_in_function(folder: Path) -> Path:
+    """The file outside is named in the body of a function that nobody calls."""
+    path = _external_constant(folder, "../secret.bin")
+    result = ModelProto.FromString(path.read_bytes())
+    node = result.graph.node[0]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    body = helper.make_function("local", "Weight", [], [node.output[0]], [node], opsets)
+    result = base()
+    result.functions.append(body)
+    result.opset_import.append(opsets[1])
+    path.write_bytes(result.SerializeToString())
+    return path
+
+
+@file
 def external_nan(folder: Path) -> Path:
     return _external(folder, "weights.bin", data=np.full_like(_floats(), np.nan).tobytes())
 
@@ -290,6 +339,11 @@ def external_data(folder: Path) -> Path:
 @usable
 def external_data_offset(folder: Path) -> Path:
     return _external(folder, "weights.bin", data=b"\0" * 64 + _weight_bytes(), offset=64)
+
+
+@usable
+def external_data_in_constant_node(folder: Path) -> Path:
+    return _external_constant(folder, "weights.bin")
 
 
 # ---- bad numbers
@@ -569,6 +623,32 @@ def initializer_of_strings(graph: GraphProto) -> None:
 @spoiled
 def weight_shape_wrong(graph: GraphProto) -> None:
     graph.initializer[0].dims[:] = [4, 9, 3, 1]
+
+
+@spoiled
+def conv_bias_too_short(graph: GraphProto) -> None:
+    """Onnxruntime would read beyond its end."""
+    graph.initializer[1].CopyFrom(numpy_helper.from_array(_zeros(2), graph.initializer[1].name))
+
+
+@spoiled
+def conv_bias_too_long(graph: GraphProto) -> None:
+    graph.initializer[1].CopyFrom(numpy_helper.from_array(_zeros(5), graph.initializer[1].name))
+
+
+def _zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+@model
+def sparse_weight() -> ModelProto:
+    result = base()
+    dense = result.graph.initializer[2]
+    values = numpy_helper.from_array(np.float32([0.5, -0.5]), dense.name)
+    indices = numpy_helper.from_array(np.int64([3, 40]), "indices")
+    result.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, dense.dims))
+    del result.graph.initializer[2]
+    return result
 
 
 @spoiled

@@ -1,0 +1,200 @@
+"""The command line as a user types it, on the bundled digits network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from typer.testing import CliRunner, Result
+
+from passes import PIPELINE
+from passes.recipes import RECIPES
+from snncompiler import __version__
+from snncompiler.cli import app
+from snncompiler.text import parse
+
+MODELS = Path(__file__).parent.parent / "models"
+DIGITS, TRAIN, TEST = (MODELS / f"digits{end}" for end in (".onnx", "_train.npz", "_test.npz"))
+RUNNER = CliRunner()
+
+
+def snnc(*arguments: object) -> Result:
+    result = RUNNER.invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with digits.snn.onnx, the dumps in ir/ and the JSON twin."""
+    folder = tmp_path_factory.mktemp("digits")
+    snnc(
+        *("compile", DIGITS, "--calibration", TRAIN, "--timesteps", 16),
+        *("-o", folder / "digits.snn.onnx", "--dump-ir", folder / "ir"),
+        *("--json", folder / "compile.json"),
+    )
+    return folder
+
+
+def test_check_judges_every_node() -> None:
+    result = json.loads(snnc("check", DIGITS, "--json", "-").stdout)
+    assert set(result) == {"model", "convertible", "nodes", "counts"}
+    names = [n.name for n in onnx.load(DIGITS).graph.node]
+    assert [n["name"] for n in result["nodes"]] == names
+    assert all(set(n) == {"name", "op", "verdict", "reason", "advice"} for n in result["nodes"])
+    assert result["convertible"]
+    assert result["counts"] == {"linear": 8, "folded": 4, "spiking": 6}
+    assert "spiking" in snnc("check", DIGITS).stdout
+
+
+def test_compile_tells_its_story(compiled: Path) -> None:
+    story = json.loads((compiled / "compile.json").read_text())
+    keys = "output recipe timesteps passes neurons synapses thresholds warnings"
+    assert set(story) == set(keys.split())
+    assert [p["name"] for p in story["passes"]] == [p.name for p in PIPELINE]
+    assert all(set(p) == {"name", "seconds", "changed", "check"} for p in story["passes"])
+    assert story["timesteps"] == 16
+    assert story["neurons"] == 4096
+    assert set(story["thresholds"]) == {"relu1", "relu2", "block1.relu1", "block1.relu2"}
+    assert story["warnings"] == []
+
+
+def test_every_pass_leaves_a_dump_that_the_checker_accepts(compiled: Path) -> None:
+    names = ["import", *(p.name for p in PIPELINE)]
+    stems = [f"{i:03d}_{name}" for i, name in enumerate(names)]
+    files = {p.name for p in (compiled / "ir").iterdir()}
+    ends = [".txt", ".onnx", ".diff"]
+    assert files == {s + e for s in stems for e in ends} - {"000_import.diff"}
+    for stem in stems:
+        onnx.checker.check_model(compiled / "ir" / f"{stem}.onnx", full_check=True)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "onnxruntime"])
+def test_run_measures_what_it_promises(compiled: Path, backend: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.npz"
+    result = snnc(
+        *("run", compiled / "digits.snn.onnx", TEST, "--reference", DIGITS, "--limit", 200),
+        *("--backend", backend, "--json", "-", "--trace", trace),
+    )
+    numbers = json.loads(result.stdout)
+    keys = (
+        "backend timesteps samples seconds seconds_total accuracy_at ann_accuracy agreement_at "
+        "output_error_at firing_rate spikes_per_sample synaptic_operations ann_macs_per_sample"
+    )
+    assert set(numbers) == set(keys.split())
+    for name in ("accuracy_at", "agreement_at", "output_error_at"):
+        assert list(numbers[name]) == ["1", "2", "4", "8", "16"]
+    assert numbers["accuracy_at"]["16"] >= 0.98
+    assert numbers["ann_accuracy"] >= 0.98
+    assert numbers["output_error_at"]["16"] < numbers["output_error_at"]["4"]
+    assert all(0 < r < 1 for r in numbers["firing_rate"].values())
+    assert numbers["ann_macs_per_sample"] == 460800
+    with np.load(trace) as saved:
+        assert saved["spikes/relu1"].shape == (16, 200, 16, 8, 8)
+        assert saved["counts/relu1"].sum() == np.abs(saved["spikes/relu1"].astype(int)).sum()
+
+
+def test_results_do_not_depend_on_batch_or_backend(compiled: Path) -> None:
+    model = compiled / "digits.snn.onnx"
+    common = ("run", model, TEST, "--limit", 30, "--json", "-")
+    results = [
+        json.loads(snnc(*common, *more).stdout)
+        for more in ([], ["--batch", 7], ["--backend", "onnxruntime", "--threads", 2])
+    ]
+    for result in results:
+        for name in ("backend", "seconds", "seconds_total"):
+            del result[name]
+    assert results[0] == results[1] == results[2]
+
+
+def test_inspect_shows_a_file_in_every_format(compiled: Path) -> None:
+    model = compiled / "digits.snn.onnx"
+    assert "spiking network" in snnc("inspect", model).stdout
+    assert "trained network" in snnc("inspect", DIGITS).stdout
+    text = snnc("inspect", model, "--format", "text").stdout
+    assert "snn.IF(" in text
+    assert "// relu1" in text
+    graph = json.loads(snnc("inspect", model, "--format", "json").stdout)
+    assert {"record", "inputs", "outputs", "nodes"} <= set(graph)
+    assert all(n["sources"] for n in graph["nodes"])
+
+
+def test_the_onnx_text_of_inspect_parses_back_and_runs(compiled: Path) -> None:
+    model = compiled / "digits.snn.onnx"
+    again = parse(snnc("inspect", model, "--format", "onnx").stdout)
+    with np.load(TEST) as data:
+        feeds = {"image": data["x"][:5], "T": np.array([8])}
+    files = (model.read_bytes(), again.SerializeToString())
+    outputs = [onnxruntime.InferenceSession(f).run(None, feeds)[0] for f in files]
+    assert np.array_equal(*outputs)
+
+
+def test_recipes_are_listed() -> None:
+    text = snnc("recipes").stdout
+    assert all(name in text for name in RECIPES)
+    listed = json.loads(snnc("recipes", "--json", "-").stdout)
+    assert [n for n, r in listed.items() if r["default"]] == ["binary"]
+
+
+def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
+    result = snnc("demo", "--output", tmp_path / "demo", "--json", tmp_path / "demo.json")
+    for part in ("accuracy", "ANN accuracy", "firing rate", "SOP per sample", "relu1"):
+        assert part in result.stdout
+    story = json.loads((tmp_path / "demo.json").read_text())
+    assert story["run"]["accuracy_at"]["32"] >= 0.98
+    assert (tmp_path / "demo" / "digits.snn.onnx").is_file()
+    assert (tmp_path / "demo" / "ir" / "012_grid.txt").is_file()
+
+
+def test_help_and_version_need_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from snncompiler.cli import main\n"
+        "try:\n"
+        "    main(['--version'])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'networkx'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"snnc {__version__}"
+    for command in ("check", "compile", "run", "inspect", "recipes", "demo"):
+        text = snnc(command, "--help").stdout
+        assert "Example: snnc" in text
+        assert "--json" in text
+
+
+def test_a_user_types_it_in_a_shell(tmp_path: Path) -> None:
+    start = [sys.executable, "-m", "snncompiler"]
+    done = subprocess.run(
+        [*start, "check", "nowhere.onnx"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: cannot read 'nowhere.onnx'")
+
+
+def test_the_python_door_is_lazy_and_open() -> None:
+    import snncompiler
+
+    with np.load(TRAIN) as train, np.load(TEST) as test:
+        compiled = snncompiler.compile_model(DIGITS, train["x"][:200], timesteps=8)
+        trace = compiled.run(test["x"][:50])
+        assert (trace.output.argmax(1) == test["y"][:50]).mean() > 0.9
+    assert set(trace.firing_rate()) >= {"relu1", "relu2"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = snncompiler.nothing
