@@ -281,7 +281,11 @@ def _output(value: ir.Value) -> Output:
 
 
 def _unit(node: ir.Node, record: dict[str, Any]) -> Array | None:
-    """What one spike of a layer carries; None: it is no layer, for it pools currents."""
+    """What one spike of a layer carries.
+
+    None: it is no layer, for it pools currents, or spikes of sizes that nobody noted (physical
+    form).
+    """
     value = node.outputs[0]
     if node.op_type != "MLIPool":
         unit = constant(node.inputs[1])
@@ -290,6 +294,7 @@ def _unit(node: ir.Node, record: dict[str, Any]) -> Array | None:
     elif value.metadata_props.get(KIND) == "current":
         return None
     else:  # a pool has no threshold of its own
-        scale = None if record.get("form") == "normalised" else scale_of(value)
-        unit = np.ones(1) if scale is None else scale
+        unit = np.ones(1) if record.get("form") == "normalised" else scale_of(value)
+        if unit is None:
+            return None
     return per_channel(unit, rank(value))

@@ -356,6 +356,9 @@ def demo(
 
 def main(arguments: list[str] | None = None) -> Any:
     """The entry point of the command line."""
+    # Simulation is many small matrix products: threads of OpenBLAS that wait for each other cost
+    # more than they bring, and on a busy machine twenty times more. Read when NumPy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     app(args=arguments)
 
 

@@ -7,6 +7,7 @@ duplicate initialisers, and onnxruntime dies of a stride of zero.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import warnings
@@ -64,8 +65,19 @@ def read(path: str | Path) -> onnx.ModelProto:
     if not data or not proto.ir_version or not proto.graph.node:
         why = "the file is empty" if not data else "it holds no network"
         raise refuse(f"cannot read '{path}'", why, export)
-    _load_external(proto, path.resolve().parent)
+    with _decoded():
+        _load_external(proto, path.resolve().parent)
     return proto
+
+
+@contextlib.contextmanager
+def _decoded() -> Iterator[None]:
+    """Protobuf decodes names when they are looked at."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        why = "they are not UTF-8, as ONNX demands"
+        raise refuse("cannot read the names in the network", why, "export it again") from None
 
 
 def _load_external(proto: onnx.ModelProto, folder: Path) -> None:
@@ -152,6 +164,11 @@ def check(proto: onnx.ModelProto) -> None:
     Raises:
         InputError: with everything found wrong at once, as far as it can be looked at.
     """
+    with _decoded():
+        _check(proto)
+
+
+def _check(proto: onnx.ModelProto) -> None:
     if is_compiled(proto):
         raise refuse(
             "this network is a spiking one already",
@@ -224,6 +241,7 @@ def _names(graph: onnx.GraphProto) -> list[Problem]:
     kinds = {
         "node": [n.name for n in graph.node],
         "initialiser": initialisers,
+        "output": [o.name for o in graph.output],
         "value": inputs + values + [i for i in initialisers if i in set(values)],
     }
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ from snncompiler import __version__
 from snncompiler.cli import app
 from snncompiler.text import parse
 
-MODELS = Path(__file__).parent.parent / "models"
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "models"
 DIGITS, TRAIN, TEST = (MODELS / f"digits{end}" for end in (".onnx", "_train.npz", "_test.npz"))
 RUNNER = CliRunner()
 
@@ -28,6 +30,18 @@ def snnc(*arguments: object) -> Result:
     result = RUNNER.invoke(app, [str(a) for a in arguments])
     assert result.exit_code == 0, result.output
     return result
+
+
+def typed(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Start Python as a user does, installed or not."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +127,63 @@ def test_results_do_not_depend_on_batch_or_backend(compiled: Path) -> None:
     assert results[0] == results[1] == results[2]
 
 
+def test_run_measures_every_power_of_two_and_the_last_step(compiled: Path) -> None:
+    model = compiled / "digits.snn.onnx"
+    result = json.loads(snnc("run", model, TEST, "-T", 12, "--limit", 20, "--json", "-").stdout)
+    assert list(result["accuracy_at"]) == ["1", "2", "4", "8", "12"]
+    assert result["timesteps"] == 12
+    assert result["samples"] == 20
+    assert not {"ann_accuracy", "agreement_at", "output_error_at"} & set(result)
+    assert 0 < result["seconds"] <= result["seconds_total"]
+    operations = result["synaptic_operations"]
+    assert operations.pop("total") == pytest.approx(sum(operations.values()))
+
+
+def test_run_needs_no_labels(compiled: Path, tmp_path: Path) -> None:
+    with np.load(TEST) as data:
+        np.savez(tmp_path / "x.npz", x=data["x"][:20])
+    order = ("run", compiled / "digits.snn.onnx", tmp_path / "x.npz", "--reference", DIGITS)
+    result = json.loads(snnc(*order, "--json", "-").stdout)
+    assert "accuracy_at" not in result
+    assert result["agreement_at"]["16"] >= 0.9
+    assert "accuracy" not in snnc(*order).stdout
+
+
+def test_run_warns_of_a_reference_that_was_not_compiled(compiled: Path, tmp_path: Path) -> None:
+    other = onnx.load(DIGITS)
+    other.graph.doc_string = "another file, the same network"
+    onnx.save(other, tmp_path / "other.onnx")
+    order = ("run", compiled / "digits.snn.onnx", TEST, "--limit", 5)
+    result = snnc(*order, "--reference", tmp_path / "other.onnx", "--json", tmp_path / "r.json")
+    (warning,) = json.loads((tmp_path / "r.json").read_text())["warnings"]
+    assert "another file" in warning
+    assert f"warning: {warning}" in result.stdout
+
+
+def test_the_options_of_compile_are_recorded_in_the_file(tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    snnc(
+        *("compile", DIGITS, "--calibration", TRAIN, "-o", out, "-T", 3, "--recipe", "graded"),
+        *("--set", "neurons.gamma=3", "--set", "thresholds.percentile=99"),
+        *("--form", "physical", "--seed", 7),
+    )
+    record = json.loads(snnc("inspect", out, "--format", "json").stdout)["record"]
+    assert record["recipe"] == "graded"
+    assert (record["timesteps"], record["form"], record["seed"]) == (3, "physical", 7)
+    options = {p["name"]: p for p in record["passes"]}
+    assert options["neurons"]["gamma"] == 3
+    assert options["neurons"]["gamma_neg"] == 5
+    assert options["thresholds"]["percentile"] == 99
+    assert not {"normalise", "grid"} & set(options)
+    assert all(len(record[key]) == 64 for key in ("source", "calibration"))
+
+
+def test_compiling_twice_writes_the_same_bytes(compiled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again.onnx"
+    snnc("compile", DIGITS, "--calibration", TRAIN, "--timesteps", 16, "-o", out)
+    assert out.read_bytes() == (compiled / "digits.snn.onnx").read_bytes()
+
+
 def test_inspect_shows_a_file_in_every_format(compiled: Path) -> None:
     model = compiled / "digits.snn.onnx"
     assert "spiking network" in snnc("inspect", model).stdout
@@ -133,6 +204,16 @@ def test_the_onnx_text_of_inspect_parses_back_and_runs(compiled: Path) -> None:
     files = (model.read_bytes(), again.SerializeToString())
     outputs = [onnxruntime.InferenceSession(f).run(None, feeds)[0] for f in files]
     assert np.array_equal(*outputs)
+
+
+@pytest.mark.parametrize("form", ["summary", "text", "onnx", "json"])
+def test_the_json_of_inspect_stands_alone(compiled: Path, form: str, tmp_path: Path) -> None:
+    model = compiled / "digits.snn.onnx"
+    graph = json.loads(snnc("inspect", model, "--format", form, "--json", "-").stdout)
+    assert graph["record"]["recipe"] == "binary"
+    shown = snnc("inspect", model, "--format", form, "--json", tmp_path / "graph.json").stdout
+    assert json.loads((tmp_path / "graph.json").read_text()) == graph
+    assert bool(shown) == (form != "json")
 
 
 def test_recipes_are_listed() -> None:
@@ -163,9 +244,7 @@ def test_help_and_version_need_nothing_heavy() -> None:
         "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'networkx'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
+    done = typed("-c", program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"snnc {__version__}"
     for command in ("check", "compile", "run", "inspect", "recipes", "demo"):
@@ -174,18 +253,57 @@ def test_help_and_version_need_nothing_heavy() -> None:
         assert "--json" in text
 
 
-def test_a_user_types_it_in_a_shell(tmp_path: Path) -> None:
-    start = [sys.executable, "-m", "snncompiler"]
-    done = subprocess.run(
-        [*start, "check", "nowhere.onnx"],
-        capture_output=True,
+@pytest.mark.parametrize("order", [["check"], ["run", "a.onnx"], ["check", "--magic"], ["magic"]])
+def test_a_slip_of_the_pen_is_told_with_the_usage(order: list[str]) -> None:
+    result = RUNNER.invoke(app, order)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_reader_that_goes_away_is_no_error(compiled: Path) -> None:
+    order = [sys.executable, "-m", "snncompiler", "inspect", compiled / "digits.snn.onnx"]
+    with subprocess.Popen(
+        [*order, "--format", "onnx"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        cwd=tmp_path,
-    )
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "<\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_a_user_types_the_three_commands_in_a_folder(tmp_path: Path) -> None:
+    onnx.save(onnx.load(DIGITS), tmp_path / "digits.onnx")
+    with np.load(TRAIN) as train:
+        np.savez(tmp_path / "train.npz", x=train["x"][:100])
+    for order, words in (
+        (["check", "digits.onnx"], "digits.onnx: convertible (8 linear, 4 folded, 6 spiking)"),
+        (["compile", "digits.onnx", "--calibration", "train.npz"], "wrote digits.snn.onnx"),
+        (["run", "digits.snn.onnx", str(TEST), "--limit", "20"], "20 samples, T = 32"),
+    ):
+        done = typed("-m", "snncompiler", *order, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert words in done.stdout
+        assert done.stderr == ""
+    names = {"digits.onnx", "train.npz", "digits.snn.onnx"}
+    assert {p.name for p in tmp_path.iterdir()} == names
+
+
+def test_a_user_types_it_in_a_shell(tmp_path: Path) -> None:
+    done = typed("-m", "snncompiler", "check", "nowhere.onnx", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: cannot read 'nowhere.onnx'")
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    program = "import sys, snncompiler; assert 'numpy' not in sys.modules; snncompiler.load"
+    assert typed("-c", program).returncode == 0
 
 
 def test_the_python_door_is_lazy_and_open() -> None:

@@ -43,20 +43,17 @@ def predicted(model: ir.Model, x: Array, t: int) -> dict[str, Array]:
         value = cumulated(node, [values[v] for v in data], constants, times[output], t)
         if node.op_type in ("IF", "LeakyIF"):
             result[str(node.name)] = value
-            value = value * along(node, 1)
+            value = value * theta_of(node)
         if node.op_type == "Readout":
             result[str(output.name)] = value
         values[output] = value
     return result
 
 
-def along(node: ir.Node, index: int) -> Array:
-    """A neuron's parameter per channel."""
-    return (
-        weights(node.inputs[index])
-        .astype(np.float64)
-        .reshape(-1, *[1] * (rank(node.outputs[0]) - 2))
-    )
+def theta_of(node: ir.Node) -> Array:
+    """A neuron's threshold per channel."""
+    theta = weights(node.inputs[1]).astype(np.float64)
+    return theta.reshape(-1, *[1] * (rank(node.outputs[0]) - 2))
 
 
 def cumulated(
@@ -71,11 +68,11 @@ def cumulated(
     window = {k: settings.get(k) for k in ("strides", "pads", "dilations")}
     match node.op_type:
         case "IF":
-            return np.maximum(0, np.floor(x / along(node, 1) + 0.5))
+            return np.maximum(0, np.floor(x / theta_of(node) + 0.5))
         case "LeakyIF":
             slope = np.float32(attribute(node, "alpha")).astype(np.float64)
             leaky = np.where(x > 0, x, x * slope.reshape(-1, *[1] * (x.ndim - 2)))
-            return np.floor(leaky / along(node, 1) + 0.5)
+            return np.floor(leaky / theta_of(node) + 0.5)
         case "Encode":
             return x * t
         case "Readout":
@@ -168,6 +165,17 @@ def test_on_the_grid_nothing_is_left_to_chance(name: str) -> None:
         for cap in {"gamma", "gamma_neg"} & set(node.attributes):
             node.attributes[cap] = ir.AttrFloat32(cap, 1024.0)
     assert not list(contradictions(network, x[:2], 6))
+
+
+def test_the_prediction_is_of_that_neuron_and_no_other() -> None:
+    model = ARCHITECTURES["mlp"]()
+    x = fresh(model, 0)
+    for spoilt in ({"neurons.v_init": 0.0}, {"neurons.gamma": 1.0, "neurons.gamma_neg": 0.0}):
+        network = compile_model(
+            model, calibration(model, 0), recipe="ternary", options={**UNCAPPED, **spoilt}
+        )
+        layers = {layer for layer, _, _ in contradictions(network, x, 8)}
+        assert {"relu1", "relu2", "relu3"} <= layers
 
 
 @real_data
