@@ -134,6 +134,8 @@ def _conv_transpose(node: ir.Node, _context: Context) -> bool:
             small = total // 2
             begin = small if mode == "SAME_UPPER" else total - small
             pads[i], pads[i + n] = begin, total - begin
+    if any(extra[i] >= max(strides[i], dilations[i]) for i in range(n)):
+        raise Refusal("its output is larger than its kernel reaches", "use a smaller output shape")
     new = {
         "kernel_shape": list(w.shape[2:]),
         "strides": strides,
