@@ -14,7 +14,18 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from passes.base import Context, infer_shapes, tidy
-from snncompiler.graph import KIND, make_node, set_sources, sources, unique_name
+from passes.spread import Scale, along_channels, move_scale, spread
+from snncompiler.graph import (
+    KIND,
+    MOVEMENT,
+    data_inputs,
+    make_node,
+    scale_of,
+    set_scale,
+    set_sources,
+    sources,
+    unique_name,
+)
 from snncompiler.ops import DOMAIN, NEURONS, SPIKING
 
 
@@ -55,6 +66,7 @@ class Coding:
         tidy(model)
         infer_shapes(model)
         mark_kinds(model)
+        note_scales(model)
         return f"{len(encoded)} constant currents, {len(graph.outputs)} readouts ({self.readout})"
 
     @staticmethod
@@ -102,3 +114,20 @@ def mark_kinds(model: ir.Model) -> None:
 
 def _moves(value: ir.Value) -> bool:
     return value.const_value is None and value.dtype != ir.DataType.INT64
+
+
+def note_scales(model: ir.Model) -> None:
+    """Annotate what one spike of a pool or twin synapse carries: the scale of what it pools."""
+    scales: dict[ir.Value, Scale] = {}
+    for node in model.graph:
+        output, inputs = node.outputs[0], data_inputs(node)
+        known = [scales[v] for v in inputs if v in scales]
+        if node.op_type in NEURONS:
+            own = scale_of(output)
+            assert own is not None
+            scales[output] = along_channels(output, own)
+        elif node.op_type in MOVEMENT and inputs and len(known) == len(inputs):
+            scales[output] = move_scale(node, known)
+        elif node.op_type in SPIKING and known and all(d == 1 for d in known[0].shape[1:]):
+            scales[output] = spread(output, known[0])
+            set_scale(output, scales[output])

@@ -111,6 +111,19 @@ def test_operations_count_every_spike_and_every_sample() -> None:
     assert trace.firing_rate() == {k: pytest.approx(trace.counts[k].mean() / 15) for k in layers}
 
 
+@pytest.mark.parametrize("name", ["vgg_like", "inception"])
+def test_both_forms_cost_the_same_operations(name: str) -> None:
+    model = ARCHITECTURES[name]()
+    x, options = fresh(model, 0), {"grid.enabled": False}
+    spent = []
+    for form in ("physical", "normalised"):
+        given = options if form == "normalised" else {}
+        network = compiled(model, 0, timesteps=4, form=form, options=given).model
+        trace = simulate(network, x)
+        spent.append(synaptic_operations(network, trace.counts, 4, len(x)))
+    assert spent[0] == spent[1]
+
+
 def test_macs_of_the_trained_network_are_counted_by_hand() -> None:
     network = compiled(ARCHITECTURES["mlp"](), 0)
     assert record_of(network.model)["ann_macs"] == 20 * 32 + 32 * 24 + 24 * 16 + 16 * 10
