@@ -18,10 +18,12 @@ def activations(model: ir.Model) -> list[str]:
 
 
 def activation_batches(model: ir.Model, context: Context) -> Iterator[dict[str, Array]]:
-    """All activations of the calibration data, batch by batch."""
+    """All activations of the calibration data (signed ones: their size), batch by batch."""
     names, batch, x = activations(model), 32, context.calibration
+    signed = [str(n.outputs[0].name) for n in model.graph if n.op_type in ("LeakyRelu", "PRelu")]
     for i, values in enumerate(stream(model, x, names, batch)):
-        yield values
+        # A signed neuron saturates on both sides, so its scale must cover both.
+        yield values | {name: np.abs(values[name]) for name in signed}
         context.progress("observing", min((i + 1) * batch, len(x)), len(x))
 
 

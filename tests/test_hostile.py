@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -405,25 +403,6 @@ def sleep(*_):
 Grid.run = sleep
 main(sys.argv[1:])
 """
-
-
-def test_an_interrupted_compilation_leaves_no_output(room, tmp_path):
-    order = ["compile", room / "ann.onnx", "--calibration", room / "data.npz"]
-    order += ["-o", tmp_path / "out.onnx"]
-    with subprocess.Popen(
-        [sys.executable, "-c", SLEEPER, *map(str, order)],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline() == "asleep\n"
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        message = process.communicate(timeout=30)[1]
-    assert process.returncode == 130
-    assert message == "interrupted\n"
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("p", [Affine, Observe, Neurons, Normalise])
