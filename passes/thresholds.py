@@ -4,7 +4,8 @@
     percentile:  lambda = order statistic p of a       (Rueckauer et al. 2017, "p-norm")
 
 each over the whole layer or per channel (Kim et al. 2020, "channel-norm"). All statistics are
-those of the activation's output on the calibration data; for LeakyRelu and PRelu of its size. The scale of Clip(0, c) never exceeds c.
+those of the activation's output on the calibration data; for LeakyRelu and PRelu of its size.
+The scale of Clip(0, c) never exceeds c.
 """
 
 from __future__ import annotations
