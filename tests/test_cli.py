@@ -316,3 +316,19 @@ def test_the_python_door_is_lazy_and_open() -> None:
     assert set(trace.firing_rate()) >= {"relu1", "relu2"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = snncompiler.nothing
+
+
+@pytest.mark.parametrize("blow", [KeyboardInterrupt, RuntimeError, MemoryError])
+def test_a_compilation_cut_short_leaves_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blow: type[BaseException]
+) -> None:
+    from passes.grid import Grid
+
+    def strike(*_arguments: object) -> str:
+        raise blow("cut short")
+
+    monkeypatch.setattr(Grid, "run", strike)
+    out = str(tmp_path / "out.onnx")
+    result = RUNNER.invoke(app, ["compile", str(DIGITS), "--calibration", str(TRAIN), "-o", out])
+    assert result.exit_code in (1, 130)
+    assert not list(tmp_path.iterdir())
