@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from passes.base import Context
@@ -33,6 +34,9 @@ class Legal:
             elif node.op_type in WEIGHTED and all(constant(v) is None for v in node.inputs[:2]):
                 why = "its weights are computed from the data; synapses are fixed after training"
                 context.refuse(node, why, "export with constant weights")
+            elif not all(np.isfinite(a).all() for a in map(constant, node.inputs) if a is not None):
+                why = "with the scales around it folded in, its weights exceed float32"
+                context.refuse(node, why, "look at the training run; weights this large are no use")
         shapeless = [n for n in model.graph if n.outputs[0].shape is None]
         if not context.refusals:  # else the shapes are missing because of those
             for node in [*context.shapeless, *shapeless]:

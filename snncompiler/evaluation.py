@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -172,5 +173,5 @@ def save_trace(trace: Trace, path: Path) -> None:
         small = np.abs(train).max(initial=0) < 128
         arrays[f"spikes/{name}"] = train.astype(np.int8) if small else train
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **cast(Any, arrays))
     write_whole(path, buffer.getvalue())

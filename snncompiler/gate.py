@@ -302,7 +302,8 @@ def _interface(graph: onnx.GraphProto) -> list[Problem]:
         tensor = value.type.tensor_type
         where = f"input '{value.name}'"
         if tensor.elem_type != onnx.TensorProto.FLOAT:
-            kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+            kinds = {number: name for name, number in onnx.TensorProto.DataType.items()}
+            kind = kinds.get(tensor.elem_type, "of an unknown type").lower()
             do = "export with a float32 input; do casts and scaling before the network"
             problems.append(Problem(f"{where} is {kind}", "a float32 input is needed", do))
         dims = list(tensor.shape.dim)

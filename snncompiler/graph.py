@@ -125,7 +125,8 @@ def unique_name(graph: ir.Graph, name: str) -> str:
 def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """A new initialiser; its name is made unique. float64 is stored as float32."""
     if array.dtype == np.float64:
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # `verify` and `legal` tell of what is not finite
+            array = array.astype(np.float32)
     tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape))
     i, unique = 0, name
     while unique in graph.initializers:
