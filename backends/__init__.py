@@ -15,6 +15,12 @@ def _numpy(**options: Any) -> Backend:
     return NumpyBackend(**options)
 
 
+def _event(**options: Any) -> Backend:
+    from backends.event.program import EventBackend
+
+    return EventBackend(**options)
+
+
 def _onnxruntime(**options: Any) -> Backend:
     from backends.onnx_runtime import OnnxRuntimeBackend
 
@@ -23,6 +29,7 @@ def _onnxruntime(**options: Any) -> Backend:
 
 #: By name: what imports a backend, only when it is chosen, and makes it with the options given.
 BACKENDS: dict[str, Callable[..., Backend]] = {
+    "event": _event,  # the same spikes, at the cost of the events, on all cores
     "numpy": _numpy,  # the living definition: one step at a time, small and plain
     "onnxruntime": _onnxruntime,  # the compiled file itself, its own function bodies included
 }

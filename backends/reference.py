@@ -9,61 +9,36 @@ It is the reference that every other backend has to match, spike by spike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import DTypeLike
 
-from backends import numpy_ops as ops
 from backends.base import (
     READOUT,
     Network,
     Progress,
     Recorder,
     batches,
-    per_channel,
     size,
     take_apart,
     unsupported,
 )
-from snncompiler.graph import MOVEMENT, Array, attribute, constant, data_inputs, rank, weights
-from snncompiler.movement import move
-from snncompiler.ops import DOMAIN, NEURONS
+from backends.definitions import (
+    State,
+    Values,
+    evaluate,
+    initial,
+    is_known,
+    parameters,
+    potential,
+    spike,
+)
+from snncompiler.graph import Array, constant
+from snncompiler.ops import NEURONS
 from snncompiler.trace import Observe, Trace, join
 
-#: Standard ops and what computes them from their inputs and the attributes named below.
-_STANDARD: dict[str, Callable[..., Array]] = {
-    "Add": np.add,
-    "Clip": ops.clip,
-    "Conv": ops.conv,
-    "ConvTranspose": ops.conv_transpose,
-    "Gemm": ops.gemm,
-    "MatMul": np.matmul,
-    "MaxPool": ops.max_pool,
-    "Mul": np.multiply,
-    "Relu": ops.relu,
-    "Round": np.rint,
-}
-_WINDOW = ("strides", "pads", "dilations")
-_ATTRIBUTES = {
-    "Conv": (*_WINDOW, "group"),
-    "ConvTranspose": (*_WINDOW, "output_padding", "group"),
-    "MaxPool": (*_WINDOW, "kernel_shape", "ceil_mode"),
-    "IF": ("gamma", "gamma_neg", "delay"),
-    "LeakyIF": ("gamma", "alpha", "delay"),
-    "MLIPool": (*_WINDOW, "kernel_shape", "ceil_mode"),
-    "TwinSynapse": ("gamma", "allowance"),
-}
-_SPIKING = ("Encode", "IF", "LeakyIF", "MLIPool", "TwinSynapse")
 #: Bytes of values and states in one batch of samples; small batches stay in the caches.
 _BATCH = 64 << 20
-
-Values = dict[ir.Value | None, Array]
-State = tuple[Array, ...]
-Parameters = dict[str, Any]
-
 
 class NumpyBackend:
     """Builds programs that compute currents in `dtype`.
@@ -81,8 +56,7 @@ class NumpyBackend:
         """Take the network apart; refuse, by name, what has no rule here."""
         network = take_apart(model)
         for node in (*network.static, *network.steps):
-            known = _SPIKING if node.domain == DOMAIN else MOVEMENT.union(_STANDARD)
-            if node.domain not in ("", DOMAIN) or node.op_type not in known or not _is_plain(node):
+            if not is_known(node):
                 raise unsupported(node, self.name)
         return NumpyProgram(network, self.dtype or (np.float32 if network.gridded else np.float64))
 
@@ -92,7 +66,7 @@ class NumpyProgram:
 
     def __init__(self, network: Network, dtype: DTypeLike) -> None:
         self.network, self.dtype = network, np.dtype(dtype)
-        self.parameters = {n: _parameters(n) for n in (*network.static, *network.steps)}
+        self.parameters = {n: parameters(n) for n in (*network.static, *network.steps)}
         self.constants: Values = {}
         for node in self.parameters:
             for value in node.inputs:
@@ -131,7 +105,7 @@ class NumpyProgram:
                     values[node.outputs[0]] = evaluate(node, values, parameters)
                     continue
                 current = values[node.inputs[0]]
-                state = states.get(node) or _initial(node, current)
+                state = states.get(node) or initial(node, current)
                 sent, states[node] = spike(node, current, state, t, parameters)
                 values[node.outputs[0]] = sent.astype(self.dtype, copy=False)
             for output in self.network.outputs:
@@ -144,76 +118,3 @@ class NumpyProgram:
         return recorder.trace()
 
 
-def evaluate(node: ir.Node, values: Values, parameters: Parameters) -> Array:
-    """What a standard op makes of its inputs."""
-    if node.op_type in MOVEMENT:
-        return move(node, [values[v] for v in data_inputs(node)])
-    inputs = [None if v is None else values[v] for v in node.inputs]
-    return _STANDARD[node.op_type](*inputs, **parameters)
-
-
-def spike(
-    node: ir.Node, current: Array, state: State, t: int, parameters: Parameters
-) -> tuple[Array, State]:
-    """What a spiking op sends at step t, in the units of its network, and its new state."""
-    after: list[Array]
-    match node.op_type:
-        case "IF":
-            sent, *after = ops.if_step(current, *state, t=t, **parameters)
-        case "LeakyIF":
-            sent, *after = ops.leaky_if_step(current, *state, t=t, **parameters)
-        case "MLIPool":
-            sent, *after = ops.mli_pool_step(current, *state, **parameters)
-        case "TwinSynapse":
-            sent, *after = ops.twin_synapse_step(current, *state, t=t, **parameters)
-        case _:  # Encode: the same current at every step
-            sent, after = current, []
-    return sent, tuple(after)
-
-
-def potential(node: ir.Node, state: State, parameters: Parameters) -> Array:
-    """The membrane potential of a neuron, after reset."""
-    v, c = state
-    if node.op_type == "LeakyIF":
-        v = ops.leaky(v, parameters["alpha"]) - parameters["theta"] * c
-    return v
-
-
-def _initial(node: ir.Node, current: Array) -> State:
-    """The state of a spiking op before the first step, for currents of this shape."""
-    zeros = np.zeros(current.shape)
-    match node.op_type:
-        case "IF":  # potential and count
-            v = weights(node.inputs[2]).astype(np.float64)
-            v = v.reshape(v.shape + (1,) * (current.ndim - 1 - v.ndim))
-            return np.broadcast_to(v, current.shape), zeros
-        case "LeakyIF":  # accumulated current and count
-            return zeros, zeros
-        case "MLIPool":  # accumulated input and its maximum
-            return zeros, np.zeros(1)
-        case "TwinSynapse":  # events, time of the last one, net count
-            return zeros, zeros, zeros
-    return ()
-
-
-def _parameters(node: ir.Node) -> Parameters:
-    """The attributes of a node and, of a spiking one, its threshold, as its op takes them."""
-    found = {name: attribute(node, name) for name in _ATTRIBUTES.get(node.op_type, ())}
-    if node.domain == DOMAIN:
-        for name in {"gamma", "gamma_neg", "alpha", "allowance"} & set(found):
-            # A file holds them in single precision; a model not yet written must mean the same.
-            number = np.asarray(found[name], np.float32).astype(np.float64)
-            found[name] = (
-                per_channel(number, rank(node.outputs[0])) if name == "alpha" else float(number)
-            )
-        if node.op_type not in ("Encode", "MLIPool"):
-            found["theta"] = per_channel(weights(node.inputs[1]), rank(node.outputs[0]))
-    return found
-
-
-def _is_plain(node: ir.Node) -> bool:
-    """Whether every attribute is as a compiled network has it."""
-    if node.op_type == "Gemm":
-        wanted = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}
-        return all(attribute(node, k, 0 if k == "transB" else v) == v for k, v in wanted.items())
-    return all(attribute(node, k) is not None for k in _ATTRIBUTES.get(node.op_type, ()))

@@ -1,0 +1,1 @@
+"""The event-driven backend: the same spikes as the definition, at the cost of the spikes alone."""

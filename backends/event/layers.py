@@ -1,0 +1,187 @@
+"""What is known of a population before any sample comes: its numbers as the kernels take them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.event import dyadic
+from backends.event.plan import Current
+from backends.event.synapses import Block, Connection, blocks
+from snncompiler.graph import Array, attribute, shape, weights
+
+_NONE = np.zeros(0, np.int32)
+
+
+class Neuron(NamedTuple):
+    """theta [C], v_init [1 or P, C], gamma, gamma_neg, alpha ([C]; empty: an IF), delay."""
+
+    theta: Array
+    v_init: Array
+    gamma: float
+    gamma_neg: float
+    alpha: Array
+    delay: int
+
+    @property
+    def most(self) -> float:
+        """The largest |count| in a step."""
+        return max(self.gamma, self.gamma_neg)
+
+
+class Taps(NamedTuple):
+    """A connection channel by channel, for the kernels."""
+
+    w: Array
+    pointers: Array
+    taps: Array
+
+
+class Rows(NamedTuple):
+    """A full connection, for the kernels, cut into blocks.
+
+    limit: rows that the type `narrow` can add, 0: no need of it. longest: most runs of a window.
+    """
+
+    blocks: list[Block]
+    pointers: Array
+    runs: Array
+    limit: int
+    longest: int
+    narrow: np.dtype[np.generic]
+
+
+NO_TAPS = Taps(np.zeros((0, 0), np.int32), _NONE, np.zeros((0, 2), np.int32))
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Up to one full connection and one channel by channel, in common units of 2^-k [C].
+
+    bound [C]: the largest |sum| of their weights over a window, in those units.
+    wide: the type of the sum: int32, or float64 if the numbers are on no grid.
+    """
+
+    full: Connection | None
+    single: Connection | None
+    rows: Rows | None
+    taps: Taps
+    k: Array
+    bound: Array
+    wide: np.dtype[np.generic]
+    channels: int
+    positions: int
+
+
+def layout(value: ir.Value) -> tuple[int, int]:
+    """Channels and positions of a value, (C, P)."""
+    channels, *space = shape(value) or (1,)
+    return channels, int(np.prod(space))
+
+
+def nothing(positions: int, channels: int) -> Sum:
+    """No connection at all."""
+    k = np.zeros(channels, np.int64)
+    wide = np.dtype(np.int32)
+    return Sum(None, None, None, NO_TAPS, k, np.zeros(channels), wide, channels, positions)
+
+
+def neuron(node: ir.Node) -> Neuron:
+    """The parameters of a neuron, in the order of the kernels: channels last."""
+    channels, positions = layout(node.outputs[0])
+
+    def spread(array: Array) -> Array:
+        return np.broadcast_to(array.reshape(-1).astype(np.float64), channels).copy()
+
+    def number(name: str) -> float:
+        # A file holds attributes in single precision.
+        return float(np.float32(attribute(node, name, 0.0)))
+
+    leaky = node.op_type == "LeakyIF"
+    alpha = np.asarray(attribute(node, "alpha", []), np.float32).astype(np.float64)
+    v = np.zeros((1, channels))
+    if not leaky:
+        given = weights(node.inputs[2]).astype(np.float64)
+        if given.ndim > 1:
+            v = np.broadcast_to(given.reshape(channels, -1), (channels, positions)).T.copy()
+        else:
+            v = spread(given)[None]
+    gamma = number("gamma")
+    return Neuron(
+        spread(weights(node.inputs[1])),
+        v,
+        gamma,
+        gamma if leaky else number("gamma_neg"),
+        spread(alpha) if leaky else np.zeros(0),
+        attribute(node, "delay"),
+    )
+
+
+def summed(
+    full: Connection | None, single: Connection | None, others: list[Array], most: int
+) -> Sum:
+    """Prepare a sum of connections.
+
+    others: what the grid has to hold as well, [..., C]. most: the largest |count| that comes in.
+    """
+    given = [c for c in (full, single) if c is not None]
+    channels = given[0].w.shape[2]
+    k = np.zeros(channels, np.int64)
+    for array in (*(c.w for c in given), *others):
+        k = np.maximum(k, dyadic.bits(array))
+    bound = sum((_bound(c) * most for c in given), np.zeros(channels)) * np.exp2(k)
+    whole = bool((bound < 2.0**30).all() and (k < 31).all())
+    wide = np.dtype(np.int32 if whole else np.float64)
+
+    def numbers(c: Connection) -> Array:
+        return dyadic.scaled(c.w, k) if whole else c.w
+
+    rows, taps = None, NO_TAPS
+    if full is not None:
+        w = numbers(full)
+        w = w.astype(dyadic.narrowest(w)) if whole else w
+        limit, narrow = 0, wide
+        if w.dtype in (np.int8, np.int16):
+            room = 32767 // max(1, most * int(np.abs(w.astype(np.int32)).max(initial=1)))
+            limit, narrow = (room, np.dtype(np.int16)) if room >= 12 else (limit, narrow)
+        pointers, runs = full.windows.runs(full.w.shape[1])
+        cut = blocks(w, full.groups)
+        longest = int(np.diff(pointers).max(initial=0))
+        rows = Rows(cut, pointers, runs, limit, longest, narrow)
+    if single is not None:
+        w = numbers(single).reshape(-1, channels).astype(np.int32 if whole else np.float64)
+        taps = Taps(
+            np.ascontiguousarray(w),
+            single.windows.pointers.astype(np.int32),
+            single.windows.pairs.astype(np.int32),
+        )
+    if not whole:
+        k = np.zeros(channels, np.int64)
+    return Sum(full, single, rows, taps, k, bound, wide, channels, given[0].windows.outputs)
+
+
+def _bound(c: Connection) -> Array:
+    total: Array = np.abs(c.w).sum((0, 1))
+    return total
+
+
+def arrange(current: Current) -> list[tuple[Connection | None, Connection | None]]:
+    """Pair full connections with ones channel by channel: what one call of a kernel can sum."""
+    full = [c for c in current.connections if not c.single]
+    single = [c for c in current.connections if c.single]
+    n = max(len(full), len(single))
+    return [(full[i] if i < len(full) else None, single[i] if i < len(single) else None) for i in range(n)]
+
+
+def bias(current: Current, value: ir.Value) -> Array:
+    """The part of the current that no spike makes and no sample changes: [1 or P, C]."""
+    channels, *space = shape(value) or (1,)
+    total = sum((c.bias for c in current.connections), np.zeros(channels))[None]
+    for array in current.constants:
+        everywhere = np.broadcast_to(array, (1, channels, *space)).reshape(channels, -1).T
+        varies = (everywhere != everywhere[:1]).any()
+        total = total + (everywhere if varies else everywhere[:1])
+    return np.ascontiguousarray(total)

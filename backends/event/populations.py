@@ -1,0 +1,150 @@
+"""Neurons at work: on a grid in integers, else in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.event import kernels
+from backends.event.layers import arrange, bias, layout, neuron, nothing, summed
+from backends.event.plan import Population
+from backends.event.spikes import Spikes
+from backends.event.stages import Synapses, small
+from backends.event.stretch import Stretch, channels_last
+from snncompiler.diagnostics import InputError, clean, refuse
+from snncompiler.graph import Array, sources
+
+_CHUNK = 2048
+_NO_CURRENT = np.zeros((0, 0, 0, 0))
+
+
+class Neurons:
+    """A population. Where it can, it runs `fire_on_grid`; else `fire`.
+
+    most: the largest |count| that comes in, by value.
+    """
+
+    def __init__(self, population: Population, most: dict[ir.Value, float]) -> None:
+        self.node, self.current = population.node, population.current
+        self.value = self.node.outputs[0]
+        self.neuron = neuron(self.node)
+        self.bias = bias(self.current, self.value)
+        pairs = arrange(self.current)
+        self.sums = []
+        others = self._constants() if len(pairs) == 1 and self._is_simple() else []
+        for full, single in pairs:
+            arriving = max(int(most[c.source]) for c in (full, single) if c)
+            self.sums.append(Synapses(summed(full, single, others, arriving)))
+
+    def run(self, now: Stretch) -> None:
+        """Compute the spikes of the stretch and keep the state."""
+        channels, positions = layout(self.value)
+        out = np.empty((now.samples, now.steps, positions, channels), small(self.neuron.most))
+        frozen = min(max(self.neuron.delay - now.before, 0), now.steps)
+        grid = self._grid(now, out)
+        if grid is not None:
+            self._on_grid(now, out, frozen, *grid)
+        else:
+            self._anyhow(now, out, frozen)
+        now.spikes[self.value] = Spikes(out)
+
+    def _grid(self, now: Stretch, out: Array) -> tuple[Array, Array] | None:
+        """Units 2^-k [C] and the constant current in them, if 32 bits hold all that can happen."""
+        if not self._is_simple():
+            return None
+        n, current = self.neuron, self._constant(now, out)
+        bound = self.sums[0].total.bound * np.exp2(-self.sums[0].total.k) if self.sums else 0.0
+        largest = now.timesteps * (np.abs(current).max((0, 1)) + bound)
+        largest = largest + np.abs(n.v_init).max(0) + n.theta
+        room = 30 - np.ceil(np.log2(largest)).astype(np.int64)
+        if not self.sums:
+            k = np.minimum(room, 30)
+        elif len(self.sums) == 1 and self.sums[0].total.wide == np.int32:
+            k = self.sums[0].total.k
+        else:
+            return None
+        whole = np.ldexp(current, k)
+        exact = all((a == np.rint(a)).all() for a in (whole, np.ldexp(n.v_init, k)))
+        if (k > room).any() or not exact or (np.ldexp(n.theta, k) < 1).any():
+            return None
+        return k, whole.astype(np.int32)
+
+    def _on_grid(self, now: Stretch, out: Array, frozen: int, k: Array, current: Array) -> None:
+        n, synapses = self.neuron, self._synapses(out)
+        v_init = np.ldexp(n.v_init, k).astype(np.int32)
+        shift = (k + np.log2(n.theta)).astype(np.int32)
+        shape_ = (now.samples, *out.shape[2:])
+        if self.node not in now.states:
+            v = np.broadcast_to(v_init, shape_).astype(np.int32)
+            sent = np.zeros(shape_ if n.gamma_neg else (0, 0, 0), np.int32)
+            now.states[self.node] = v, sent
+        head = (out, out.reshape(-1), *now.states[self.node])
+        rest = (current, shift, (int(n.gamma), int(n.gamma_neg)), frozen)
+        synapses.call(
+            kernels.fire_on_grid, now, head, *rest, scratch=lambda size: _at_hand(size, out.dtype)
+        )
+
+    def _anyhow(self, now: Stretch, out: Array, frozen: int) -> None:
+        n = self.neuron
+        shape_ = (now.samples, *out.shape[2:])
+        if self.node not in now.states:
+            v = np.broadcast_to(n.v_init, shape_).astype(np.float64)
+            sent = np.zeros(shape_ if n.gamma_neg else (0, 0, 0))
+            now.states[self.node] = v, sent
+        constant = self._constant(now, out)
+        extra = _NO_CURRENT
+        if self.current.dense or len(self.sums) > 1:
+            extra = np.zeros(out.shape)
+        for value in self.current.dense:
+            extra += channels_last(now.values(value)).reshape(extra.shape)
+        for synapses in self.sums[1:]:
+            synapses.call(
+                kernels.sum_currents, now, (extra,), synapses.unit, scratch=synapses.sum_scratch
+            )
+        first = self._synapses(out)
+        neuron_ = (n.theta, n.gamma, n.gamma_neg, n.alpha)
+        rest = (first.unit, constant, extra, neuron_, frozen)
+        head = (out, *now.states[self.node])
+        first.call(kernels.fire, now, head, *rest, scratch=first.sum_scratch)
+        v = now.states[self.node][0]
+        if not np.isfinite(v).all():
+            raise not_finite(self.node)
+
+    def _synapses(self, out: Array) -> Synapses:
+        return self.sums[0] if self.sums else Synapses(nothing(*out.shape[2:]))
+
+    def _constant(self, now: Stretch, out: Array) -> Array:
+        """What flows at every step alike, [B or 1, P, C]."""
+        total = self.bias[None]
+        for value in self.current.static:
+            total = total + channels_last(now.static[value])
+        return np.ascontiguousarray(total)
+
+    def _is_simple(self) -> bool:
+        n = self.neuron
+        powers = (np.log2(n.theta) % 1 == 0).all() and not n.alpha.size
+        whole = all(float(g).is_integer() and g < 2**20 for g in (n.gamma, n.gamma_neg))
+        return bool(powers) and whole and not self.current.dense
+
+    def _constants(self) -> list[Array]:
+        return [self.bias, self.neuron.theta, self.neuron.v_init]
+
+
+def _at_hand(size: int, kind: np.dtype[Any]) -> tuple[Array, ...]:
+    """Scratch of `fire_on_grid` for a chunk of positions: potentials, constants, counts; shifts.
+
+    A chunk is a few kilobytes, so that it stays at hand while time goes by.
+    """
+    u, constant, count = (np.zeros(max(1, _CHUNK // size) * size, np.int32) for _ in range(3))
+    return u, constant, count, np.zeros(size, np.int32), np.zeros(size, kind)
+
+
+def not_finite(node: ir.Node) -> InputError:
+    """The error for a potential that is NaN or infinite."""
+    return refuse(
+        clean(f"the membrane potential of '{node.name}' is not finite"),
+        f"its current overflows ({clean('+'.join(sources(node)))})",
+        "look at the weights and at the samples",
+    )

@@ -1,0 +1,106 @@
+"""Spike trains of a layer over a stretch of time, dense and as event lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from backends.event import kernels
+from snncompiler.graph import Array
+
+#: Runs tasks that do not depend on each other, on one thread or on several.
+Each = Callable[[Iterable[Callable[[], object]]], None]
+
+
+class Lists(NamedTuple):
+    """Events of a group of channels; see `kernels`."""
+
+    codes: Array
+    counts: Array
+    starts: Array
+    plain: Array
+
+
+class Spikes:
+    """Spike counts x[B, T, P, C], small integers, and their events, listed when asked for."""
+
+    def __init__(self, x: Array) -> None:
+        self.x = x
+        self._counted: dict[tuple[int, int], tuple[Array, Array]] = {}
+        self._lists: dict[int, list[Lists]] = {}
+        self._totals: Array | None = None
+
+    def totals(self, each: Each) -> Array:
+        """|count| of every neuron, [P, C], summed over samples and steps."""
+        if self._totals is None:
+            self._count(0, self.x.shape[3], each)
+        assert self._totals is not None
+        return self._totals
+
+    def lists(self, groups: int, each: Each) -> list[Lists]:
+        """The events of every group of channels."""
+        if groups not in self._lists:
+            width = self.x.shape[3] // groups
+            cuts = range(0, self.x.shape[3], width)
+            self._lists[groups] = [self._list(c, c + width, each) for c in cuts]
+        return self._lists[groups]
+
+    def density(self, groups: int, each: Each) -> float:
+        """Events per neuron and step."""
+        return sum(len(part.codes) for part in self.lists(groups, each)) / max(1, self.x.size)
+
+    def _words(self, first: int, last: int) -> Array:
+        """The counts eight at a time, if bytes and channels allow it."""
+        aligned = self.x.itemsize == 1 and not any(n % 8 for n in (first, last, self.x.shape[3]))
+        return self.x.view(np.uint64) if aligned else np.zeros((0, 0, 0, 0), np.uint64)
+
+    def _count(self, first: int, last: int, each: Each) -> tuple[Array, Array]:
+        """Events per position, summed up, and whether they are plain; totals on the way."""
+        x = self.x
+        samples, steps, positions, width = x.shape
+        starts = np.empty((samples, steps, positions + 1), np.int32)
+        plain = np.empty((samples, steps), np.bool_)
+        spans = stretches(samples, steps, 4)
+        size = positions * width if self._totals is None else 0
+        sums = [np.zeros(size, np.int32) for _ in spans]
+        words, flat = self._words(first, last), x.reshape(-1)
+
+        def work(i: int) -> None:
+            kernels.count_events(x, flat, words, (first, last), spans[i], starts, plain, sums[i])
+
+        each(partial(work, i) for i in range(len(spans)))
+        if self._totals is None:
+            self._totals = np.sum(sums, 0, dtype=np.int64).reshape(positions, width)
+        self._counted[first, last] = starts, plain
+        return starts, plain
+
+    def _list(self, first: int, last: int, each: Each) -> Lists:
+        x = self.x
+        found = self._counted.pop((first, last), None)
+        starts, plain = found if found is not None else self._count(first, last, each)
+        sizes = starts[..., -1].astype(np.int64)
+        ends = np.cumsum(sizes).reshape(sizes.shape)
+        if ends[-1, -1] >= 2**31:
+            raise MemoryError("too many events in one stretch; lower --memory")
+        starts += (ends - sizes)[..., None].astype(np.int32)
+        codes, counts = np.empty(ends[-1, -1], np.int32), np.empty(ends[-1, -1], x.dtype)
+        spans, words = stretches(*sizes.shape, 4), self._words(first, last)
+
+        def work(i: int) -> None:
+            kernels.list_events(x, words, (first, last), spans[i], starts, plain, codes, counts)
+
+        each(partial(work, i) for i in range(len(spans)))
+        return Lists(codes, counts, starts, plain)
+
+
+def stretches(samples: int, steps: int, most: int) -> list[tuple[int, int, int, int]]:
+    """Cut samples x steps into up to `most` spans (first sample, last, first step, last)."""
+    over = samples if samples >= most else steps
+    cuts = [int(c) for c in np.linspace(0, over, min(most, over) + 1)]
+    pairs = list(zip(cuts[:-1], cuts[1:], strict=True))
+    if samples >= most:
+        return [(a, b, 0, steps) for a, b in pairs]
+    return [(0, samples, a, b) for a, b in pairs]

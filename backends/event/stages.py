@@ -1,0 +1,191 @@
+"""The stages of a plan at work: each computes one value over a stretch of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.event import geometry, kernels
+from backends.event.layers import Sum
+from backends.event.plan import Moved, Unit
+from backends.event.spikes import Lists, Spikes
+from backends.event.stretch import Stretch, run_all
+from backends.event.synapses import LANES, Block
+from snncompiler.graph import Array, attribute, shape, weights
+
+_NONE = np.zeros(0, np.int32)
+_NO_RUNS = np.zeros((0, 3), np.int32)
+_NO_LISTS = Lists(
+    _NONE, np.zeros(0, np.int8), np.zeros((1, 1, 1), np.int32), np.zeros((1, 1), np.bool_)
+)
+_NO_SPIKES = np.zeros((0, 0, 0, 0), np.int8)
+
+
+class Stage(Protocol):
+    """Computes its value on a stretch."""
+
+    def run(self, now: Stretch) -> None:
+        """Read what it needs from the stretch and put its value there."""
+        ...
+
+
+def small(most: float) -> np.dtype[np.signedinteger[Any]]:
+    """The type of counts up to this number."""
+    return np.dtype(np.int8 if most <= 127 else np.int32)
+
+
+class Synapses:
+    """Calls kernels with a sum of connections, block by block of its outputs."""
+
+    def __init__(self, total: Sum) -> None:
+        self.total = total
+        self.unit = np.exp2(-total.k.astype(np.float64))
+        self.blocks = total.rows.blocks if total.rows else _blank(total.channels, total.wide)
+
+    def call(
+        self,
+        kernel: Callable[..., None],
+        now: Stretch,
+        head: tuple[Any, ...],
+        *rest: Any,
+        scratch: Callable[[int], tuple[Array, ...]],
+    ) -> None:
+        """kernel(*head, span, block, synapse, lists, taps, x, *rest, scratch, lanes), all over.
+
+        scratch: what the kernel takes for a block of so many lanes beyond the type of sums
+        and the segments.
+        """
+        t, rows = self.total, self.total.rows
+        lists = now.lists(t.full.source, t.full.groups) if t.full else [_NO_LISTS]
+        x = now.spikes[t.single.source].x if t.single else _NO_SPIKES
+        narrow, longest = (rows.narrow, rows.longest) if rows else (t.wide, 0)
+
+        def work(block: Block, span: tuple[int, int, int, int]) -> None:
+            synapse = (
+                (block.rows, rows.pointers, rows.runs, rows.limit)
+                if rows
+                else (block.rows, _NONE, _NO_RUNS, 1)
+            )
+            size = block.rows.shape[1]
+            own = (np.zeros(0, narrow), np.empty(3 * longest, np.int64))
+            first, *others = scratch(size)
+            place = (block.first, block.width)
+            events, lanes = tuple(lists[block.group]), (0,) * (size // 16)
+            kernel(
+                *head, span, place, synapse, events, tuple(t.taps), x, *rest,
+                (first, *own, *others), lanes,
+            )
+
+        spans = now.spans(t.positions)
+        now.each(run_all(work, ((block, span) for block in self.blocks for span in spans)))
+
+    def sum_scratch(self, size: int) -> tuple[Array, ...]:
+        """Scratch of `fire` and `sum_currents`."""
+        return np.zeros(size, self.total.wide), np.zeros(size)
+
+
+def _blank(channels: int, wide: np.dtype[Any]) -> list[Block]:
+    """Blocks without any weights."""
+    most = LANES[0]
+    starts = range(0, channels, most)
+    return [Block(0, c, min(most, channels - c), np.zeros((0, most), wide)) for c in starts]
+
+
+class Pool:
+    """Max pooling of spike trains."""
+
+    def __init__(self, unit: Unit, most: float) -> None:
+        self.node, self.source, self.most, self.dtype = unit.node, unit.source, most, small(most)
+        sizes, out = shape(unit.source)[1:], shape(unit.node.outputs[0])[1:]
+        settings = [attribute(unit.node, name) for name in _WINDOW]
+        windows = geometry.convolution(sizes, out, *settings)
+        self.shape = windows.outputs, shape(unit.source)[0]
+        self.pointers = windows.pointers.astype(np.int32)
+        self.taps = np.ascontiguousarray(windows.pairs[:, 0], np.int32)
+
+    def run(self, now: Stretch) -> None:
+        """One task per sample."""
+        x = now.spikes[self.source].x
+        outputs, channels = self.shape
+        if self.node not in now.states:
+            wide = np.int16 if self.most * now.timesteps < 2**15 else np.int32
+            totals = np.zeros(now.samples * x[0, 0].size, wide)
+            now.states[self.node] = totals, np.zeros(now.samples * outputs * channels, wide)
+        totals, top = now.states[self.node]
+        out = np.empty((now.samples, now.steps, outputs, channels), self.dtype)
+        flat, arriving = out.reshape(-1), x.reshape(-1)
+
+        def work(b: int) -> None:
+            span = (b, b + 1, now.steps, x.shape[2], outputs)
+            windows = (self.pointers, self.taps, channels)
+            kernels.pool(flat, arriving, totals, top, span, *windows)
+
+        now.each(run_all(work, ((b,) for b in range(now.samples))))
+        now.spikes[self.node.outputs[0]] = Spikes(out)
+
+
+_WINDOW = ("kernel_shape", "strides", "pads", "dilations")
+
+
+class Twin:
+    """A twin synapse; ratio: the unit of its input over its threshold."""
+
+    def __init__(self, unit: Unit, carried: Array, arriving: float) -> None:
+        self.node, self.source = unit.node, unit.source
+        self.gamma = float(np.float32(attribute(unit.node, "gamma")))
+        self.allowance = float(np.float32(attribute(unit.node, "allowance")))
+        self.ratio = carried / weights(unit.node.inputs[1]).reshape(-1).astype(np.float64)
+        self.ratio = np.broadcast_to(self.ratio, carried.shape).copy()
+        self.most = max(self.gamma, float(np.rint(arriving * self.ratio.max())))
+        self.dtype = small(self.most)
+
+    def run(self, now: Stretch) -> None:
+        """One task per sample."""
+        x = now.spikes[self.source].x
+        if self.node not in now.states:
+            zeros = np.zeros((now.samples, *x.shape[2:]))
+            now.states[self.node] = zeros, zeros.copy(), zeros.copy()
+        state = now.states[self.node]
+        out = np.empty(x.shape, self.dtype)
+
+        def work(b: int) -> None:
+            settings = (now.before, self.gamma, self.allowance)
+            kernels.calibrate(out, x, self.ratio, state, (b, b + 1), *settings)
+
+        now.each(run_all(work, ((b,) for b in range(now.samples))))
+        now.spikes[self.node.outputs[0]] = Spikes(out)
+
+
+class Order:
+    """Spikes moved to other places."""
+
+    def __init__(self, moved: Moved, most: float) -> None:
+        self.value, self.roots, self.dtype = moved.node.outputs[0], moved.roots, small(most)
+        self.sizes = [int(np.prod(shape(root))) for root in moved.roots]
+        self.channels = (*shape(self.value), 1)[0]
+        self.places = self._last(moved.places)
+
+    def run(self, now: Stretch) -> None:
+        """Copy, root by root."""
+        lead = (now.samples, now.steps)
+        out = np.zeros((*lead, self.places.size), self.dtype)
+        start = 0
+        for root, size in zip(self.roots, self.sizes, strict=True):
+            kernels.move(out, now.spikes[root].x.reshape(*lead, size), self.places, start)
+            start += size
+        now.spikes[self.value] = Spikes(out.reshape(*lead, -1, self.channels))
+
+    def _last(self, places: Array) -> Array:
+        """Places in the order of [C, P] as places in the order of [P, C], on both sides."""
+        found, start = places.copy(), 0
+        for root, size in zip(self.roots, self.sizes, strict=True):
+            inside = (places >= start) & (places < start + size)
+            channels = (*shape(root), 1)[0]
+            c, p = np.divmod(places[inside] - start, size // channels)
+            found[inside] = p * channels + c + start
+            start += size
+        turned = found.reshape(self.channels, -1).T
+        return np.ascontiguousarray(turned.reshape(-1), np.int64)

@@ -1,0 +1,94 @@
+"""A stretch of time: some samples over some steps, and all that is known of them so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, wait
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.event.spikes import Spikes
+from snncompiler.graph import Array, shape
+
+Task = Callable[[], object]
+
+
+@dataclass
+class Stretch:
+    """Values of some samples over the steps before + 1 .. before + steps.
+
+    static: values that are the same at every step, [B, C, ...]. spikes and dense ([B T, C, ...])
+    the others. states: of every node, handed on from stretch to stretch. units: what a spike of a
+    value carries. timesteps: of the whole run. pool, threads: who works on tasks; without a pool, they run one by one.
+    """
+
+    samples: int
+    before: int
+    steps: int
+    timesteps: int
+    dtype: np.dtype[np.generic]
+    static: dict[ir.Value, Array]
+    states: dict[ir.Node, Any]
+    units: dict[ir.Value, Array]
+    pool: Executor | None = None
+    threads: int = 1
+    spikes: dict[ir.Value, Spikes] = field(default_factory=dict)
+    dense: dict[ir.Value, Array] = field(default_factory=dict)
+
+    def each(self, tasks: Iterable[Task]) -> None:
+        """Run tasks that do not depend on each other."""
+        if self.pool is None:
+            for task in tasks:
+                task()
+            return
+        futures = [self.pool.submit(task) for task in tasks]
+        try:
+            wait(futures)
+        finally:
+            for future in futures:
+                future.cancel()
+        for future in futures:
+            future.result()
+
+    def spans(self, positions: int) -> Sequence[tuple[int, int, int, int]]:
+        """Samples and positions, (first, last) each, cut into as many tasks as are of use."""
+        if self.pool is None:
+            return [(0, self.samples, 0, positions)]
+        cuts = np.linspace(0, positions, min(positions, 2 * self.threads) + 1).astype(int)
+        return [
+            (0, self.samples, int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        ]
+
+    def lists(self, value: ir.Value, groups: int) -> Any:
+        """The events of a spiking value, group by group of channels."""
+        return self.spikes[value].lists(groups, self.each)
+
+    def values(self, value: ir.Value) -> Array:
+        """Any value as the standard ops take it: [B T, C, ...] in the type of the network."""
+        if value in self.dense:
+            return self.dense[value]
+        if value in self.static:
+            array = self.static[value]
+            over = np.broadcast_to(array[:, None], (len(array), self.steps, *array.shape[1:]))
+            return over.reshape(-1, *array.shape[1:])
+        found = self.spikes[value].x
+        samples, steps, _, channels = found.shape
+        sent = found.transpose(0, 1, 3, 2).reshape(samples * steps, channels, -1)
+        array = (sent * self.units[value][:, None]).astype(self.dtype)
+        self.dense[value] = array.reshape(samples * steps, *shape(value))
+        return self.dense[value]
+
+
+def channels_last(array: Array) -> Array:
+    """[N, C, ...] -> [N, P, C], float64."""
+    flat = array.reshape(*array.shape[:2], -1) if array.ndim > 1 else array[:, None, None]
+    return np.ascontiguousarray(flat.transpose(0, 2, 1), np.float64)
+
+
+def run_all(work: Callable[..., object], items: Iterable[tuple[Any, ...]]) -> Iterable[Task]:
+    """The tasks work(*item)."""
+    return (partial(work, *item) for item in items)

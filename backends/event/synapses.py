@@ -1,0 +1,119 @@
+"""Linear ops on spikes, prepared for the kernels: weights as rows, windows as runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.event import geometry
+from backends.event.geometry import Windows
+from snncompiler.graph import Array, attribute, constant, shape, weights
+
+#: Output channels that one call of a kernel computes: how many fit its registers.
+LANES = (128, 96, 64, 48, 32, 16)
+#: Bytes of weights that one block of outputs may use, to stay in a core's cache.
+_CACHE = 640 << 10
+
+
+class Block(NamedTuple):
+    """Output channels first .. first + width of a group, their rows [rows, lanes] of weights."""
+
+    group: int
+    first: int
+    width: int
+    rows: Array
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A linear op on one spiking value: y[p, m] = sum over windows w[k, c, m] x[q, c].
+
+    w: float64 [taps, channels of a group, outputs], outputs of all groups side by side. If
+    `single`, w is [taps, 1, outputs] and output channel m sees input channel m alone.
+    """
+
+    source: ir.Value
+    windows: Windows
+    w: Array
+    groups: int
+    single: bool
+    bias: Array
+
+
+def connection(node: ir.Node) -> Connection | None:
+    """A synapse whose data input is a value of its own; None if the kernels do not know it."""
+    source = node.inputs[0]
+    assert source is not None
+    match node.op_type:
+        case "Conv" | "ConvTranspose":
+            return _convolution(node, source)
+        case "Gemm":
+            w = weights(node.inputs[1]).T[None]
+            return Connection(source, geometry.one_to_one(1), w, 1, False, _bias(node, w.shape[2]))
+        case "Mul":
+            return _gain(node)
+    return None
+
+
+def identity(source: ir.Value) -> Connection:
+    """The spikes themselves, as currents."""
+    channels, *space = shape(source)
+    places = geometry.one_to_one(int(np.prod(space)))
+    return Connection(source, places, np.ones((1, 1, channels)), channels, True, np.zeros(channels))
+
+
+def _bias(node: ir.Node, channels: int) -> Array:
+    given = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    return np.zeros(channels) if given is None else given.reshape(-1).astype(np.float64)
+
+
+def _convolution(node: ir.Node, source: ir.Value) -> Connection:
+    w = weights(node.inputs[1]).astype(np.float64)
+    groups, kernel = attribute(node, "group"), w.shape[2:]
+    sizes, out = shape(source)[1:], shape(node.outputs[0])[1:]
+    settings = [attribute(node, name) for name in ("strides", "pads", "dilations")]
+    flat = w.reshape(*w.shape[:2], -1)
+    if node.op_type == "Conv":
+        windows = geometry.convolution(sizes, out, kernel, *settings)
+        rows = flat.transpose(2, 1, 0)
+    else:  # [C, M / groups, taps] -> [taps, C / groups, M]
+        windows = geometry.transposed(sizes, out, kernel, *settings)
+        parts = flat.reshape(groups, -1, *flat.shape[1:])
+        rows = parts.transpose(3, 1, 0, 2).reshape(flat.shape[2], len(w) // groups, -1)
+    single = rows.shape[1] == 1 and rows.shape[2] == groups
+    return Connection(source, windows, rows, groups, single, _bias(node, rows.shape[2]))
+
+
+def _gain(node: ir.Node) -> Connection | None:
+    """Mul by one factor, or by one per channel."""
+    index = 0 if constant(node.inputs[0]) is not None else 1
+    source, factor = node.inputs[1 - index], weights(node.inputs[index]).astype(np.float64)
+    assert source is not None
+    channels, *space = shape(source)
+    per_channel = (1, channels, *[1] * len(space))
+    if shape(node.outputs[0]) != shape(source) or (factor.size > 1 and factor.shape != per_channel):
+        return None
+    w = np.broadcast_to(factor.reshape(1, 1, -1), (1, 1, channels)).copy()
+    places = geometry.one_to_one(int(np.prod(space)))
+    return Connection(source, places, w, channels, True, np.zeros(channels))
+
+
+def blocks(w: Array, groups: int) -> list[Block]:
+    """Cut the outputs of weights [taps, channels, outputs] into blocks of full vectors."""
+    rows, width = w.shape[0] * w.shape[1], w.shape[2] // groups
+    flat = w.reshape(rows, -1)
+    result = []
+    for group in range(groups):
+        first, left = group * width, width
+        while left:
+            fitting = (n for n in LANES if n < left + 16 and rows * n * w.itemsize <= _CACHE)
+            lanes = next(fitting, LANES[-1])
+            used = min(lanes, left)
+            part = np.zeros((rows, lanes), w.dtype)
+            part[:, :used] = flat[:, first : first + used]
+            result.append(Block(group, first, used, part))
+            first, left = first + used, left - used
+    return result

@@ -1,0 +1,263 @@
+"""Vector instructions for the kernels: LLVM, where a plain loop would not keep blocks in registers.
+
+A block is 16 x len(lanes) numbers; `lanes` is a tuple, so that its length is known to the compiler
+and every length is a version of its own, which Numba can keep on disk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_INDEX = ir.IntType(64)
+_BITS = 512  # of a vector: what LLVM splits if registers are narrower
+
+
+@intrinsic  # type: ignore[misc]
+def add_rows(  # type: ignore[no-untyped-def]
+    _context, total, at, narrow, w, codes, counts, segments, last, scaled, lanes
+):
+    """total[at + j] += the sum of the rows w[codes[i] + shift] over the segments (begin, end, shift).
+
+    i: begin .. end. scaled: times counts[i]. The sums of the block, len(lanes) x 16 numbers of
+    the type of `narrow`, stay in vector registers. segments: three int64 each, up to `last`.
+    """
+    length = 16 * len(lanes)
+    signature = types.void(
+        total, types.int64, narrow, w, codes, counts, segments, last, scaled, lanes
+    )
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        target, small, table, index, factor, limits = (
+            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 3, 4, 5, 6)
+        )
+        target = b.gep(target, [args[1]])
+        kind, stored = small.type.pointee, table.type.pointee
+        real = isinstance(kind, ir.DoubleType)
+        whole = _BITS // (64 if real else kind.width)
+        pieces = [(at, min(whole, length - at)) for at in range(0, length, whole)]
+        registers = [cgutils.alloca_once(b, ir.VectorType(kind, n)) for _, n in pieces]
+
+        def place(pointer: Any, piece: tuple[int, int], ty: Any) -> Any:
+            at, n = piece
+            return b.bitcast(b.gep(pointer, [_const(at)]), ir.VectorType(ty, n).as_pointer())
+
+        def add(i: Any, base: Any, scale: Any) -> None:
+            code = b.sext(b.load(b.gep(index, [i])), _INDEX)
+            row = b.gep(base, [b.mul(code, _const(length))])
+            for piece, register in zip(pieces, registers, strict=True):
+                x = b.load(place(row, piece, stored), align=1)
+                if stored != kind:
+                    x = b.sext(x, ir.VectorType(kind, piece[1]))
+                if scale is not None:
+                    x = (b.fmul if real else b.mul)(x, _spread(b, scale, piece[1]))
+                total = b.load(register)
+                b.store((b.fadd if real else b.add)(total, x), register)
+
+        def scale_of(i: Any) -> Any:
+            number = b.load(b.gep(factor, [i]))
+            return b.sitofp(number, kind) if real else _resized(b, number, kind)
+
+        def add_all(scales: bool) -> None:
+            with cgutils.for_range(b, args[7], intp=_INDEX) as outer:
+                at = b.mul(outer.index, _const(3))
+                begin, end, shift = (
+                    b.load(b.gep(limits, [b.add(at, _const(n))])) for n in range(3)
+                )
+                base = b.gep(table, [b.mul(shift, _const(length))])
+                with cgutils.for_range(b, end, start=begin, intp=_INDEX) as loop:
+                    add(loop.index, base, scale_of(loop.index) if scales else None)
+
+        for piece, register in zip(pieces, registers, strict=True):
+            b.store(ir.Constant(ir.VectorType(kind, piece[1]), None), register)
+        with b.if_else(b.trunc(args[8], ir.IntType(1))) as (weighted, plain):
+            with weighted:
+                add_all(True)
+            with plain:
+                add_all(False)
+        wide = target.type.pointee
+        for piece, register in zip(pieces, registers, strict=True):
+            x, where = b.load(register), place(target, piece, wide)
+            x = x if kind == wide else b.sext(x, ir.VectorType(wide, piece[1]))
+            y = b.load(where, align=1)
+            b.store((b.fadd if real else b.add)(y, x), where, align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic  # type: ignore[misc]
+def fire_block(  # type: ignore[no-untyped-def]
+    _context, u, here, bias, shift, sent, out, at, least, most, signed, lanes
+):
+    """U = u + bias;  s = clip(U >> shift, least, most), no less than -sent if `signed`.
+
+    u = U - (s << shift);  sent += s if `signed`;  out[at + j] = s. All but `out` are int32; u,
+    bias and sent from their element `here` on.
+    """
+    signature = types.void(
+        u, types.int64, bias, shift, sent, out, types.int64, least, most, signed, lanes
+    )
+    number = ir.IntType(32)
+    vector = ir.VectorType(number, 16)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        potential, current, bits, count, target = (
+            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 3, 4, 5)
+        )
+        potential, current, count = (b.gep(x, [args[1]]) for x in (potential, current, count))
+        kind = target.type.pointee
+        low, high = (_spread(b, _resized(b, args[i], number), 16) for i in (7, 8))
+
+        def larger(x: Any, y: Any) -> Any:
+            return b.select(b.icmp_signed(">", x, y), x, y)
+
+        def load(pointer: Any, j: int) -> Any:
+            return b.load(_at(b, pointer, j, number), align=4)
+
+        def emit(with_sign: bool) -> None:
+            for j in range(0, 16 * len(lanes), 16):
+                total, k = b.add(load(potential, j), load(current, j)), load(bits, j)
+                s = larger(b.ashr(total, k), low)
+                s = b.select(b.icmp_signed("<", s, high), s, high)
+                if with_sign:
+                    so_far = load(count, j)
+                    s = larger(s, b.sub(ir.Constant(vector, None), so_far))
+                    b.store(b.add(so_far, s), _at(b, count, j, number), align=4)
+                b.store(b.sub(total, b.shl(s, k)), _at(b, potential, j, number), align=4)
+                place = b.gep(target, [b.add(args[6], _const(j))])
+                place = b.bitcast(place, ir.VectorType(kind, 16).as_pointer())
+                small = s if kind.width == 32 else b.trunc(s, ir.VectorType(kind, 16))
+                b.store(small, place, align=1)
+
+        with b.if_else(b.trunc(args[9], ir.IntType(1))) as (two_sided, one_sided):
+            with two_sided:
+                emit(True)
+            with one_sided:
+                emit(False)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic  # type: ignore[misc]
+def add_up(_context, totals, here, x, at, size, absolute):  # type: ignore[no-untyped-def]
+    """totals[here + j] += x[at + j], or |x[at + j]| if `absolute`, for j < size, a multiple of 16."""
+    index = types.int64
+    signature = types.void(totals, index, x, index, index, absolute)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        target, source = (
+            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2)
+        )
+        kind, stored = target.type.pointee, source.type.pointee
+        vector = ir.VectorType(kind, 16)
+        with cgutils.for_range(b, b.sdiv(args[4], _const(16)), intp=_INDEX) as loop:
+            j = b.mul(loop.index, _const(16))
+            number = b.load(_from(b, source, b.add(args[3], j), stored), align=1)
+            number = number if stored == kind else b.sext(number, vector)
+            minus = b.sub(ir.Constant(vector, None), number)
+            larger = b.select(b.icmp_signed(">", number, minus), number, minus)
+            number = b.select(b.trunc(args[5], ir.IntType(1)), larger, number)
+            place = _from(b, target, b.add(args[1], j), kind)
+            b.store(b.add(b.load(place, align=1), number), place, align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic  # type: ignore[misc]
+def pool_windows(  # type: ignore[no-untyped-def]
+    _context, out, at, totals, base, top, here, taps, begin, end, channels
+):
+    """M = max of totals[base + taps[r] channels + c] over begin <= r < end;  out = M - top;  top = M.
+
+    c: the multiples of 16 below `channels`. out from `at` on, top from `here` on.
+    """
+    index = types.int64
+    signature = types.void(out, index, totals, index, top, index, taps, index, index, index)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        result, source, before, places = (
+            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4, 6)
+        )
+        kind, small = source.type.pointee, result.type.pointee
+        vector = ir.VectorType(kind, 16)
+        largest = cgutils.alloca_once(b, vector)
+
+        def seen(r: Any, j: Any) -> Any:
+            q = b.sext(b.load(b.gep(places, [r])), _INDEX)
+            start = b.add(args[3], b.add(b.mul(q, args[9]), j))
+            return b.load(_from(b, source, start, kind), align=1)
+
+        with cgutils.for_range(b, b.sdiv(args[9], _const(16)), intp=_INDEX) as loop:
+            j = b.mul(loop.index, _const(16))
+            b.store(seen(args[7], j), largest)
+            with cgutils.for_range(b, args[8], b.add(args[7], _const(1)), intp=_INDEX) as window:
+                x, y = seen(window.index, j), b.load(largest)
+                b.store(b.select(b.icmp_signed(">", x, y), x, y), largest)
+            place = _from(b, before, b.add(args[5], j), kind)
+            rise = b.sub(b.load(largest), b.load(place, align=1))
+            b.store(b.load(largest), place, align=1)
+            rise = rise if small == kind else _resized_vector(b, rise, small)
+            b.store(rise, _from(b, result, b.add(args[1], j), small), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic  # type: ignore[misc]
+def lowest_bit(_context, word):  # type: ignore[no-untyped-def]
+    """How many zero bits are below the lowest one of a word that is not zero."""
+
+    def codegen(_: Any, b: Any, _sig: Any, args: Any) -> Any:
+        return b.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def ones(_context, word):  # type: ignore[no-untyped-def]
+    """How many bits of a word are one."""
+
+    def codegen(_: Any, b: Any, _sig: Any, args: Any) -> Any:
+        return b.ctpop(args[0])
+
+    return types.uint64(types.uint64), codegen
+
+
+def _const(number: int) -> Any:
+    return ir.Constant(_INDEX, number)
+
+
+def _resized(b: Any, number: Any, kind: Any) -> Any:
+    if number.type.width < kind.width:
+        return b.sext(number, kind)
+    return number if number.type.width == kind.width else b.trunc(number, kind)
+
+
+def _at(b: Any, pointer: Any, j: int, kind: Any) -> Any:
+    """A pointer to 16 numbers from the j-th on."""
+    return b.bitcast(b.gep(pointer, [_const(j)]), ir.VectorType(kind, 16).as_pointer())
+
+
+def _spread(b: Any, number: Any, n: int) -> Any:
+    """A vector of n times the same number."""
+    undefined = ir.Constant(ir.VectorType(number.type, n), ir.Undefined)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), n), [0] * n)
+    return b.shuffle_vector(b.insert_element(undefined, number, _const(0)), undefined, zeros)
+
+
+def _from(b: Any, pointer: Any, j: Any, kind: Any) -> Any:
+    """A pointer to 16 numbers from the j-th on, j known at run time."""
+    return b.bitcast(b.gep(pointer, [j]), ir.VectorType(kind, 16).as_pointer())
+
+
+def _resized_vector(b: Any, vector: Any, kind: Any) -> Any:
+    """16 whole numbers in another type."""
+    change = b.trunc if vector.type.element.width > kind.width else b.sext
+    return change(vector, ir.VectorType(kind, 16))
