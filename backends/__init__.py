@@ -27,6 +27,9 @@ def _onnxruntime(**options: Any) -> Backend:
     return OnnxRuntimeBackend(**options)
 
 
+#: What `run` uses unless told otherwise.
+DEFAULT = "event"
+
 #: By name: what imports a backend, only when it is chosen, and makes it with the options given.
 BACKENDS: dict[str, Callable[..., Backend]] = {
     "event": _event,  # the same spikes, at the cost of the events, on all cores

@@ -118,6 +118,10 @@ class Network:
                 f"the network takes float32 samples of shape {wanted}",
                 "prepare the samples as for the trained network",
             )
+        finite = np.isfinite(x.reshape(len(x), -1)).all(1)
+        if not finite.all():
+            what = f"sample {int(np.argmin(finite))} holds NaN or infinite values"
+            raise refuse(what, "currents must be numbers", "look at how the samples were made")
         if timesteps < 1:
             what = f"cannot run for {timesteps} time steps"
             raise refuse(what, "a run has at least one", "ask for more")

@@ -40,6 +40,7 @@ from snncompiler.trace import Observe, Trace, join
 #: Bytes of values and states in one batch of samples; small batches stay in the caches.
 _BATCH = 64 << 20
 
+
 class NumpyBackend:
     """Builds programs that compute currents in `dtype`.
 
@@ -116,5 +117,3 @@ class NumpyProgram:
                     v = potential(layer.node, states[layer.node], self.parameters[layer.node])
                     recorder.membrane(layer, v, t)
         return recorder.trace()
-
-

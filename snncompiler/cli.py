@@ -253,16 +253,30 @@ def run(
     timesteps: Annotated[
         int | None, typer.Option("--timesteps", "-T", help="Default: the T compiled for.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="numpy or onnxruntime.")] = "numpy",
+    backend: Annotated[str, typer.Option(help="event, numpy or onnxruntime.")] = "event",
     reference: Annotated[
         Path | None, typer.Option(metavar="MODEL.onnx", help="The trained network, to compare.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
-    batch: Annotated[int, typer.Option(help="Samples at a time.")] = 100,
+    batch: Annotated[int, typer.Option(help="Samples at a time.")] = 256,
     trace: Annotated[
         Path | None, typer.Option(metavar="OUT.npz", help="Save spike trains and readouts.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads (onnxruntime).")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (event, onnxruntime).")] = None,
+    memory: Annotated[
+        int | None, typer.Option(metavar="MB", help="For values over time (event; 1024).")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="exact, or int8: 8-bit weights, their cost reported (event).")
+    ] = "exact",
+    early_exit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MARGIN",
+            help="Stop a sample whose two largest outputs are MARGIN standard deviations of its "
+            "outputs apart, divided by the steps so far (event); 10 is safe for most.",
+        ),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Run a spiking network: accuracy at T = 1, 2, 4, ..., firing rates, synaptic operations."""
@@ -287,6 +301,9 @@ def run(
                 reference=reference,
                 batch=batch,
                 threads=threads,
+                memory=None if memory is None else memory << 20,
+                precision=precision,
+                early_exit=early_exit,
                 trace_file=trace,
                 progress=progress,
             )

@@ -320,7 +320,7 @@ def simulate(
     x: NDArray[Any],
     timesteps: int | None = None,
     *,
-    backend: str = "numpy",
+    backend: str = backends.DEFAULT,
     observe: Observe | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:

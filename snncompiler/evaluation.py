@@ -33,7 +33,12 @@ from snncompiler.trace import Observe, Trace, join
 
 @dataclass
 class Evaluation:
-    """What one run measured; see `as_json` for the units."""
+    """What one run measured; see `as_json` for the units.
+
+    exact: what the same network says without rounding its weights, on the first samples:
+    `samples`, `agreement` (of the top-1), and `accuracy` and `accuracy_rounded` if there are
+    labels. mean_timesteps: steps until the answer, if samples could end early.
+    """
 
     backend: str
     timesteps: int
@@ -49,6 +54,9 @@ class Evaluation:
     spikes_per_sample: float = 0.0
     synaptic_operations: dict[str, float] = field(default_factory=dict)
     ann_macs_per_sample: int = 0
+    precision: str = "exact"
+    exact: dict[str, float] = field(default_factory=dict)
+    mean_timesteps: float | None = None
     warnings: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, object]:
@@ -64,6 +72,10 @@ class Evaluation:
             "synaptic_operations": self.synaptic_operations,
             "ann_macs_per_sample": self.ann_macs_per_sample,
         }
+        if self.precision != "exact":
+            result |= {"precision": self.precision, "exact": self.exact}
+        if self.mean_timesteps is not None:
+            result["mean_timesteps"] = self.mean_timesteps
         for name in ("accuracy_at", "ann_accuracy", "agreement_at", "output_error_at", "warnings"):
             value = getattr(self, name)
             if value or value == 0:
@@ -76,17 +88,22 @@ def evaluate(
     data: Samples,
     *,
     timesteps: int | None = None,
-    backend: str = "numpy",
+    backend: str = backends.DEFAULT,
     reference: str | Path | None = None,
-    batch: int = 100,
+    batch: int = 256,
     threads: int | None = None,
+    memory: int | None = None,
+    precision: str = "exact",
+    early_exit: float | None = None,
     trace_file: str | Path | None = None,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> Evaluation:
     """Run a compiled network and compare it with labels and with the trained network.
 
+    threads, memory (bytes), precision and early_exit are for the backend, as far as it has them.
+
     Raises:
-        InputError: T, backend or reference do not fit.
+        InputError: T, backend, its settings or reference do not fit.
     """
     started = time.perf_counter()
     record = record_of(model)
@@ -94,10 +111,12 @@ def evaluate(
     if steps < 1 or batch < 1:
         what = f"T = {steps}" if steps < 1 else f"batches of {batch}"
         raise refuse(f"cannot run with {what}", "at least one is needed", "choose a larger number")
-    if threads is not None and threads < 1:
-        raise refuse(f"cannot run on {threads} threads", "one is needed", "choose --threads 1")
-    settings = {"threads": threads} if threads is not None and backend == "onnxruntime" else {}
+    settings = _settings(backend, threads, memory, precision, early_exit)
     program = backends.load(backend, **settings).build(model)
+    if backend == "event":  # kernels for types and sizes not met before are compiled now
+        progress("preparing the kernels", 0, 1)
+        program.run(data.x[:1], steps)
+        progress("preparing the kernels", 1, 1)
     observe = Observe(steps=power_steps(steps), spikes=trace_file is not None)
     traces, seconds = [], 0.0
     for start in range(0, len(data.x), batch):
@@ -120,6 +139,11 @@ def evaluate(
     result.spikes_per_sample = (
         sum(float(c.sum()) for k, c in trace.counts.items() if k in neurons) / trace.samples
     )
+    result.precision = precision
+    if early_exit is not None and trace.taken is not None:
+        result.mean_timesteps = float(trace.taken.mean())
+    if precision != "exact":
+        result.exact = _without_rounding(model, data, steps, trace)
     operations = synaptic_operations(model, trace.counts, steps, trace.samples)
     result.synaptic_operations = {**operations, "total": sum(operations.values())}
     result.ann_macs_per_sample = int(str(record.get("ann_macs", 0)))
@@ -130,6 +154,51 @@ def evaluate(
     if trace_file is not None:
         save_trace(trace, Path(trace_file))
     result.seconds_total = time.perf_counter() - started
+    return result
+
+
+def _settings(
+    backend: str,
+    threads: int | None,
+    memory: int | None,
+    precision: str,
+    early_exit: float | None,
+) -> dict[str, Any]:
+    """What to tell the backend; raises InputError for what it cannot do."""
+    if threads is not None and threads < 1:
+        raise refuse(f"cannot run on {threads} threads", "one is needed", "choose --threads 1")
+    if memory is not None and memory < 1:
+        raise refuse("cannot run without memory", "values need room", "choose --memory 256")
+    if precision not in ("exact", "int8"):
+        do = "choose exact (the default) or int8"
+        raise refuse(f"there is no precision '{precision}'", "two are known", do)
+    if early_exit is not None and not early_exit > 0:
+        do = "choose --early-exit 10, or more to be safer"
+        raise refuse(f"cannot end at a margin of {early_exit}", "it has to be positive", do)
+    asked: dict[str, Any] = {"memory": memory, "early_exit": early_exit}
+    asked |= {"precision": precision if precision != "exact" else None}
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    if wanted and backend != "event":
+        options = ", ".join("--" + name.replace("_", "-") for name in wanted)
+        why = "only the backend 'event' has them"
+        raise refuse(f"backend '{backend}' does not know {options}", why, "use --backend event")
+    if threads is not None and backend in ("event", "onnxruntime"):
+        wanted["threads"] = threads
+    return wanted
+
+
+def _without_rounding(
+    model: ir.Model, data: Samples, timesteps: int, rounded: Trace, limit: int = 200
+) -> dict[str, float]:
+    """What the rounding of weights costs, seen on the first samples."""
+    program = backends.load("event").build(model)
+    exact = top1(program.run(data.x[:limit], timesteps, Observe(steps=(timesteps,))).output)
+    ours = top1(rounded.output)[:limit]
+    result = {"samples": float(len(exact)), "agreement": float((exact == ours).mean())}
+    if data.y is not None:
+        y = data.y[:limit]
+        result["accuracy"] = float((exact == y).mean())
+        result["accuracy_rounded"] = float((ours == y).mean())
     return result
 
 

@@ -113,6 +113,16 @@ def _summary(result: Evaluation) -> str:
         f"{result.seconds:.2f} s ({result.seconds_total:.2f} s in all)\n"
         f"{result.spikes_per_sample:,.0f} spikes and {total:,.0f} synaptic operations per sample"
     )
+    if result.mean_timesteps is not None:
+        text += f"\nan answer takes {result.mean_timesteps:.1f} steps in the mean"
+    if result.exact:
+        text += (
+            f"\n8-bit weights: the same answer as with exact ones for "
+            f"{result.exact['agreement']:.1%} of {result.exact['samples']:.0f} samples"
+        )
+        if "accuracy" in result.exact:
+            rounded, exact = result.exact["accuracy_rounded"], result.exact["accuracy"]
+            text += f" (accuracy {rounded:.1%}, exact {exact:.1%})"
     if result.ann_macs_per_sample:
         share = total / result.ann_macs_per_sample
         text += f"; the ANN needs {result.ann_macs_per_sample:,} MACs ({share:.2f} SOP per MAC)"

@@ -40,6 +40,7 @@ class Trace:
         steps and samples.
     trains: per layer, [T, N, C, ...] int32 counts; membranes: [T, N, C, ...] float64, the
         potential after reset. Both empty unless observed.
+    taken: [N] steps after which each sample had its answer; None: all took all of them.
     """
 
     timesteps: int
@@ -49,6 +50,7 @@ class Trace:
     counts: dict[str, NDArray[np.int64]]
     trains: dict[str, NDArray[np.int32]] = field(default_factory=dict)
     membranes: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    taken: NDArray[np.int64] | None = None
 
     @property
     def output(self) -> Array:
@@ -73,4 +75,9 @@ def join(traces: Sequence[Trace]) -> Trace:
         counts={k: sum((t.counts[k] for t in traces[1:]), first.counts[k]) for k in first.counts},
         trains={k: np.concatenate([t.trains[k] for t in traces], 1) for k in first.trains},
         membranes={k: np.concatenate([t.membranes[k] for t in traces], 1) for k in first.membranes},
+        taken=None if first.taken is None else np.concatenate([_taken(t) for t in traces]),
     )
+
+
+def _taken(trace: Trace) -> NDArray[np.int64]:
+    return np.full(trace.samples, trace.timesteps) if trace.taken is None else trace.taken

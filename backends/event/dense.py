@@ -51,7 +51,9 @@ class Summed:
         self.value = node.outputs[0]
         self.bias = bias(current, self.value)
         self.sums = [
-            Synapses(summed(full, single, [], max(int(most[c.source]) for c in (full, single) if c)))
+            Synapses(
+                summed(full, single, [], max(int(most[c.source]) for c in (full, single) if c))
+            )
             for full, single in arrange(current)
         ]
 

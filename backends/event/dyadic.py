@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from snncompiler.graph import Array
@@ -19,11 +21,12 @@ def bits(array: Array) -> Array:
 
 def scaled(array: Array, k: Array) -> Array:
     """array 2^k, as int64; exact if k are `bits` of it."""
-    return np.rint(np.ldexp(array.astype(np.float64), k)).astype(np.int64)
+    whole: Array = np.rint(np.ldexp(array.astype(np.float64), k)).astype(np.int64)
+    return whole
 
 
-def narrowest(array: Array) -> np.dtype[np.signedinteger]:
-    """int8, int16 or int32: the smallest type that holds the integers of the array and their negatives."""
+def narrowest(array: Array) -> np.dtype[Any]:
+    """int8, int16 or int32: the smallest type that holds the integers and their negatives."""
     largest = int(np.abs(array).max(initial=0))
     for kind in (np.int8, np.int16, np.int32):
         if largest <= np.iinfo(kind).max:

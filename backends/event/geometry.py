@@ -31,6 +31,8 @@ class Windows:
         rows f + (k - q) C.
         """
         q, k = self.pairs.T
+        if not len(q):
+            return self.pointers.astype(np.int32), np.zeros((0, 3), np.int32)
         follows = np.zeros(len(q), bool)
         follows[1:] = (np.diff(q) == 1) & (np.diff(k) == 1)
         follows[self.pointers[:-1][self.pointers[:-1] < len(q)]] = False

@@ -173,7 +173,10 @@ def arrange(current: Current) -> list[tuple[Connection | None, Connection | None
     full = [c for c in current.connections if not c.single]
     single = [c for c in current.connections if c.single]
     n = max(len(full), len(single))
-    return [(full[i] if i < len(full) else None, single[i] if i < len(single) else None) for i in range(n)]
+    return [
+        (full[i] if i < len(full) else None, single[i] if i < len(single) else None)
+        for i in range(n)
+    ]
 
 
 def bias(current: Current, value: ir.Value) -> Array:

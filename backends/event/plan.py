@@ -165,8 +165,10 @@ def _units(network: Network, timed: list[ir.Node]) -> dict[ir.Value, Array]:
         if node in layers and (spikes_come or node.op_type in NEURONS):
             units[value] = np.broadcast_to(layers[node], channels)
         elif node.domain == "" and node.op_type in MOVEMENT and spikes_come:
-            sizes = [np.broadcast_to(units[v].reshape(-1, *[1] * (len(shape(v)) - 1)), shape(v))
-                     for v in inputs]
+            sizes = [
+                np.broadcast_to(units[v].reshape(-1, *[1] * (len(shape(v)) - 1)), shape(v))
+                for v in inputs
+            ]
             carried = np.append(np.concatenate([s.reshape(-1) for s in sizes]), np.nan)
             unit = carried[index_map(node)].reshape(channels, -1)
             first = np.nanmax(np.where(np.isnan(unit), -np.inf, unit), 1)

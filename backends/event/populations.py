@@ -58,6 +58,8 @@ class Neurons:
         bound = self.sums[0].total.bound * np.exp2(-self.sums[0].total.k) if self.sums else 0.0
         largest = now.timesteps * (np.abs(current).max((0, 1)) + bound)
         largest = largest + np.abs(n.v_init).max(0) + n.theta
+        if not np.isfinite(largest).all():
+            return None
         room = 30 - np.ceil(np.log2(largest)).astype(np.int64)
         if not self.sums:
             k = np.minimum(room, 30)
@@ -77,7 +79,7 @@ class Neurons:
         shift = (k + np.log2(n.theta)).astype(np.int32)
         shape_ = (now.samples, *out.shape[2:])
         if self.node not in now.states:
-            v = np.broadcast_to(v_init, shape_).astype(np.int32)
+            v = np.array(np.broadcast_to(v_init, shape_), np.int32, order="C")
             sent = np.zeros(shape_ if n.gamma_neg else (0, 0, 0), np.int32)
             now.states[self.node] = v, sent
         head = (out, out.reshape(-1), *now.states[self.node])
@@ -90,7 +92,7 @@ class Neurons:
         n = self.neuron
         shape_ = (now.samples, *out.shape[2:])
         if self.node not in now.states:
-            v = np.broadcast_to(n.v_init, shape_).astype(np.float64)
+            v = np.array(np.broadcast_to(n.v_init, shape_), np.float64, order="C")
             sent = np.zeros(shape_ if n.gamma_neg else (0, 0, 0))
             now.states[self.node] = v, sent
         constant = self._constant(now, out)

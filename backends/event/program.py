@@ -10,52 +10,80 @@ sample is cut into blocks of neurons instead.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import pairwise
 from threading import Event
 
 import numpy as np
 import onnx_ir as ir
 
-from backends.base import READOUT, Network, Progress, Recorder, size, take_apart, unsupported
-from backends.definitions import Values, evaluate, is_known, parameters
+from backends.base import READOUT, Network, Progress, size, take_apart, unsupported
+from backends.definitions import Values, is_known, parameters
 from backends.event import plan as plans
 from backends.event.dense import Definition, Summed
+from backends.event.episode import Episode
+from backends.event.int8 import to_int8
 from backends.event.populations import Neurons
 from backends.event.stages import Order, Pool, Stage, Twin
-from backends.event.stretch import Stretch
 from backends.event.tail import Tail
 from backends.reference import NumpyProgram
-from snncompiler.graph import Array, constant, shape
+from snncompiler.graph import Array, constant
 from snncompiler.trace import Observe, Trace, join
 
-#: Samples that one thread takes at once: enough to reuse weights, few enough to stay in the caches.
-_PART = 8
+#: Steps between two looks at the outputs, where samples may end early.
+_CHECK = 4
+#: Bytes that the values of samples taken at once may use: enough of them to reuse weights, few
+#: enough to stay in the caches; and how many samples at least and at most.
+_PART, _FEWEST, _MOST = 48 << 20, 8, 64
 
 
 class EventBackend:
-    """Builds programs. threads: of this machine by default. memory: bytes for values over time."""
+    """Builds programs.
+
+    threads: all cores by default. memory: bytes for values over time. precision: 'exact', or
+    'int8' for 8-bit weights (`int8.to_int8`). early_exit: see `EventProgram`.
+    """
 
     name = "event"
 
-    def __init__(self, threads: int | None = None, memory: int = 1 << 30) -> None:
-        self.threads = threads or len(os.sched_getaffinity(0))
-        self.memory = memory
+    def __init__(
+        self,
+        threads: int | None = None,
+        memory: int = 1 << 30,
+        precision: str = "exact",
+        early_exit: float | None = None,
+    ) -> None:
+        self.threads = threads or available_cores()
+        self.memory, self.precision, self.early_exit = memory, precision, early_exit
 
     def build(self, model: ir.Model) -> EventProgram:
         """Take the network apart; refuse, by name, what has no rule here."""
-        network = take_apart(model)
+        network = take_apart(to_int8(model) if self.precision == "int8" else model)
         for node in (*network.static, *network.steps):
             if not is_known(node):
                 raise unsupported(node, self.name)
-        return EventProgram(network, self.threads, self.memory)
+        return EventProgram(network, self.threads, self.memory, self.early_exit)
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone knows it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class EventProgram:
-    """A network as stages, its weights laid out for the kernels."""
+    """A network as stages, its weights laid out for the kernels.
 
-    def __init__(self, network: Network, threads: int, memory: int) -> None:
+    early_exit: a sample has its answer once the two largest outputs are further apart than so
+    many standard deviations of all its outputs, over the steps read: the error of a readout falls
+    as 1 / T. It is looked at every few steps; None: all samples run to the end.
+    """
+
+    def __init__(
+        self, network: Network, threads: int, memory: int, early_exit: float | None = None
+    ) -> None:
         self.network, self.threads, self.memory = network, threads, memory
+        self.early_exit = early_exit
         self.dtype = np.dtype(np.float32 if network.gridded else np.float64)
         self.plan = plans.make_plan(network)
         self.parameters = {n: parameters(n) for n in self.plan.static}
@@ -77,41 +105,38 @@ class EventProgram:
             return self.reference.run(x, timesteps, observe, progress)
         parts = self._parts(len(x), timesteps)
         traces: dict[int, Trace] = {}
-        done = 0
+
+        def finish(i: int, trace: Trace) -> None:
+            traces[i] = trace
+            if progress is not None:
+                progress(sum(t.samples for t in traces.values()) * timesteps, len(x) * timesteps)
+
+        stop = Event()
         with ThreadPoolExecutor(self.threads) as pool:
-            stop = Event()
-            if len(parts) == 1 or self.threads == 1:
-                inner = pool if self.threads > 1 else None
-                for i, part in enumerate(parts):
-                    traces[i] = self._run(x[part], timesteps, observe, inner, stop)
-                    done += part.stop - part.start
-                    if progress is not None:
-                        progress(done * timesteps, len(x) * timesteps)
-            else:
-                futures = {
-                    pool.submit(self._run, x[part], timesteps, observe, None, stop): i
-                    for i, part in enumerate(parts)
-                }
-                try:
+            try:
+                if len(parts) == 1 or self.threads == 1:
+                    inner = pool if self.threads > 1 else None
+                    for i, part in enumerate(parts):
+                        finish(i, Episode(self, x[part], timesteps, observe, stop, inner).run())
+                else:
+                    episodes = (Episode(self, x[p], timesteps, observe, stop) for p in parts)
+                    futures = {pool.submit(e.run): i for i, e in enumerate(episodes)}
                     for future in as_completed(futures):
-                        i = futures[future]
-                        traces[i] = future.result()
-                        done += parts[i].stop - parts[i].start
-                        if progress is not None:
-                            progress(done * timesteps, len(x) * timesteps)
-                finally:
-                    stop.set()
-                    for future in futures:
-                        future.cancel()
+                        finish(futures[future], future.result())
+            finally:
+                stop.set()  # whoever still works gives up at the next stage
+                pool.shutdown(wait=False, cancel_futures=True)
         return join([traces[i] for i in range(len(parts))])
 
     def _parts(self, samples: int, timesteps: int) -> list[slice]:
         """Cut the samples so that every thread has work and its values fit the memory."""
-        fitting = self.memory // (self.threads * self._bytes() * timesteps)
-        most = max(1, min(_PART, fitting, -(-samples // self.threads)))
+        one = self._bytes() * timesteps
+        wanted = min(_MOST, max(_FEWEST, _PART // one))
+        fitting = self.memory // (self.threads * one)
+        most = max(1, min(wanted, fitting, -(-samples // self.threads)))
         count = -(-samples // most)
         cuts = np.linspace(0, samples, count + 1).astype(int)
-        return [slice(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        return [slice(int(a), int(b)) for a, b in pairwise(cuts)]
 
     def _bytes(self) -> int:
         """What the values of one sample take per step, all layers together."""
@@ -121,56 +146,12 @@ class EventProgram:
             total += size(stage.node.outputs[0]) * (16 if dense else 3)
         return total
 
-    def _stretches(self, samples: int, timesteps: int) -> Iterator[tuple[int, int]]:
-        """(steps before, steps) of stretches that fit the memory."""
+    def steps_at_once(self, samples: int, timesteps: int) -> int:
+        """For how many steps the values of so many samples fit the memory."""
         fitting = self.memory // (self.threads * self._bytes() * samples)
-        step = int(min(timesteps, max(1, fitting)))
-        return ((t, min(step, timesteps - t)) for t in range(0, timesteps, step))
-
-    def _run(
-        self, x: Array, timesteps: int, observe: Observe, pool: Executor | None, stop: Event
-    ) -> Trace:
-        values: Values = {**self.constants, self.network.image: x.astype(self.dtype)}
-        for node in self.plan.static:
-            encoded = node.op_type == "Encode"
-            values[node.outputs[0]] = (
-                values[node.inputs[0]] if encoded else evaluate(node, values, self.parameters[node])
-            )
-        static = {v: a for v, a in values.items() if v is not None}
-        recorder = Recorder(timesteps, len(x), observe, self.dtype)
-        sums = self.tail.listen(recorder.kept, len(x))
-        states: dict[ir.Node, object] = {}
-        for before, steps in self._stretches(len(x), timesteps):
-            now = Stretch(
-                len(x), before, steps, timesteps, self.dtype, static, states,
-                self.plan.units, pool, self.threads,
-            )
-            for stage in self.stages:
-                if stop.is_set():
-                    raise KeyboardInterrupt
-                stage.run(now)
-            sums.hear(now)
-            self._record(recorder, now)
-        for name, readout in sums.readouts(self.dtype).items():
-            recorder.readout[name] = readout
-        return recorder.trace()
-
-    def _record(self, recorder: Recorder, now: Stretch) -> None:
-        for layer in self.network.layers:
-            value = layer.node.outputs[0]
-            if value in now.spikes:
-                spikes = now.spikes[value]
-                counts = spikes.totals(now.each).T.reshape(shape(value))
-                trains = spikes.x.transpose(1, 0, 3, 2) if recorder.observe.spikes else None
-            else:
-                sent = now.dense[value].reshape(now.samples, now.steps, *shape(value))
-                trains = np.rint(sent / layer.unit).swapaxes(0, 1)
-                counts = np.abs(trains).sum((0, 1)).astype(np.int64)
-            recorder.counts[layer.name] = recorder.counts.get(layer.name, 0) + counts
-            if recorder.observe.spikes and trains is not None:
-                whole = (recorder.timesteps, now.samples, *shape(value))
-                kept = recorder.trains.setdefault(layer.name, np.empty(whole, np.int32))
-                kept[now.before : now.before + now.steps] = trains.reshape(-1, *whole[1:])
+        return int(
+            min(timesteps, max(1, fitting), timesteps if self.early_exit is None else _CHECK)
+        )
 
     def _constants(self, dtype: np.dtype[np.generic]) -> Values:
         nodes = (*self.network.static, *self.network.steps)
@@ -185,8 +166,9 @@ def _stages(plan: plans.Plan, constants: Values) -> list[Stage]:
         value = stage.node.outputs[0]
         match stage:
             case plans.Population():
-                result.append(Neurons(stage, most))
-                most[value] = result[-1].neuron.most
+                neurons = Neurons(stage, most)
+                most[value] = neurons.neuron.most
+                result.append(neurons)
             case plans.Moved():
                 most[value] = max(most[root] for root in stage.roots)
                 result.append(Order(stage, most[value]))
@@ -198,8 +180,8 @@ def _stages(plan: plans.Plan, constants: Values) -> list[Stage]:
                 twin = Twin(stage, carried, most[stage.source])
                 most[value] = twin.most
                 result.append(twin)
-            case plans.Dense(current=None):
-                result.append(Definition(stage, constants))
-            case plans.Dense():
+            case plans.Dense() if stage.current is not None:
                 result.append(Summed(stage.node, stage.current, most))
+            case plans.Dense():
+                result.append(Definition(stage, constants))
     return result

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from backends.event import kernels
+from backends.event import trains
 from snncompiler.graph import Array
 
 #: Runs tasks that do not depend on each other, on one thread or on several.
@@ -69,7 +70,7 @@ class Spikes:
         words, flat = self._words(first, last), x.reshape(-1)
 
         def work(i: int) -> None:
-            kernels.count_events(x, flat, words, (first, last), spans[i], starts, plain, sums[i])
+            trains.count_events(x, flat, words, (first, last), spans[i], starts, plain, sums[i])
 
         each(partial(work, i) for i in range(len(spans)))
         if self._totals is None:
@@ -87,10 +88,10 @@ class Spikes:
             raise MemoryError("too many events in one stretch; lower --memory")
         starts += (ends - sizes)[..., None].astype(np.int32)
         codes, counts = np.empty(ends[-1, -1], np.int32), np.empty(ends[-1, -1], x.dtype)
-        spans, words = stretches(*sizes.shape, 4), self._words(first, last)
+        spans, words = stretches(len(starts), starts.shape[1], 4), self._words(first, last)
 
         def work(i: int) -> None:
-            kernels.list_events(x, words, (first, last), spans[i], starts, plain, codes, counts)
+            trains.list_events(x, words, (first, last), spans[i], starts, plain, codes, counts)
 
         each(partial(work, i) for i in range(len(spans)))
         return Lists(codes, counts, starts, plain)
@@ -100,7 +101,7 @@ def stretches(samples: int, steps: int, most: int) -> list[tuple[int, int, int, 
     """Cut samples x steps into up to `most` spans (first sample, last, first step, last)."""
     over = samples if samples >= most else steps
     cuts = [int(c) for c in np.linspace(0, over, min(most, over) + 1)]
-    pairs = list(zip(cuts[:-1], cuts[1:], strict=True))
+    pairs = list(pairwise(cuts))
     if samples >= most:
         return [(a, b, 0, steps) for a, b in pairs]
     return [(0, samples, a, b) for a, b in pairs]

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import onnx_ir as ir
 
-from backends.event import geometry, kernels
+from backends.event import geometry, trains
 from backends.event.layers import Sum
 from backends.event.plan import Moved, Unit
 from backends.event.spikes import Lists, Spikes
@@ -75,8 +74,16 @@ class Synapses:
             place = (block.first, block.width)
             events, lanes = tuple(lists[block.group]), (0,) * (size // 16)
             kernel(
-                *head, span, place, synapse, events, tuple(t.taps), x, *rest,
-                (first, *own, *others), lanes,
+                *head,
+                span,
+                place,
+                synapse,
+                events,
+                tuple(t.taps),
+                x,
+                *rest,
+                (first, *own, *others),
+                lanes,
             )
 
         spans = now.spans(t.positions)
@@ -112,16 +119,16 @@ class Pool:
         outputs, channels = self.shape
         if self.node not in now.states:
             wide = np.int16 if self.most * now.timesteps < 2**15 else np.int32
-            totals = np.zeros(now.samples * x[0, 0].size, wide)
-            now.states[self.node] = totals, np.zeros(now.samples * outputs * channels, wide)
-        totals, top = now.states[self.node]
+            totals = np.zeros((now.samples, x[0, 0].size), wide)
+            now.states[self.node] = totals, np.zeros((now.samples, outputs * channels), wide)
+        totals, top = (a.reshape(-1) for a in now.states[self.node])
         out = np.empty((now.samples, now.steps, outputs, channels), self.dtype)
         flat, arriving = out.reshape(-1), x.reshape(-1)
 
         def work(b: int) -> None:
             span = (b, b + 1, now.steps, x.shape[2], outputs)
             windows = (self.pointers, self.taps, channels)
-            kernels.pool(flat, arriving, totals, top, span, *windows)
+            trains.pool(flat, arriving, totals, top, span, *windows)
 
         now.each(run_all(work, ((b,) for b in range(now.samples))))
         now.spikes[self.node.outputs[0]] = Spikes(out)
@@ -153,7 +160,7 @@ class Twin:
 
         def work(b: int) -> None:
             settings = (now.before, self.gamma, self.allowance)
-            kernels.calibrate(out, x, self.ratio, state, (b, b + 1), *settings)
+            trains.calibrate(out, x, self.ratio, state, (b, b + 1), *settings)
 
         now.each(run_all(work, ((b,) for b in range(now.samples))))
         now.spikes[self.node.outputs[0]] = Spikes(out)
@@ -174,7 +181,7 @@ class Order:
         out = np.zeros((*lead, self.places.size), self.dtype)
         start = 0
         for root, size in zip(self.roots, self.sizes, strict=True):
-            kernels.move(out, now.spikes[root].x.reshape(*lead, size), self.places, start)
+            trains.move(out, now.spikes[root].x.reshape(*lead, size), self.places, start)
             start += size
         now.spikes[self.value] = Spikes(out.reshape(*lead, -1, self.channels))
 

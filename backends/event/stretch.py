@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, wait
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ class Stretch:
 
     static: values that are the same at every step, [B, C, ...]. spikes and dense ([B T, C, ...])
     the others. states: of every node, handed on from stretch to stretch. units: what a spike of a
-    value carries. timesteps: of the whole run. pool, threads: who works on tasks; without a pool, they run one by one.
+    value carries. timesteps: of the whole run. pool, threads: who works on tasks; without a pool,
+    they run one by one.
     """
 
     samples: int
@@ -59,9 +61,7 @@ class Stretch:
         if self.pool is None:
             return [(0, self.samples, 0, positions)]
         cuts = np.linspace(0, positions, min(positions, 2 * self.threads) + 1).astype(int)
-        return [
-            (0, self.samples, int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)
-        ]
+        return [(0, self.samples, int(a), int(b)) for a, b in pairwise(cuts)]
 
     def lists(self, value: ir.Value, groups: int) -> Any:
         """The events of a spiking value, group by group of channels."""

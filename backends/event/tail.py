@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from backends import numpy_ops as ops
 from backends.definitions import Values, evaluate, parameters
-from backends.event import kernels
+from backends.event import trains
 from backends.event.plan import Plan
 from backends.event.stretch import Stretch
 from snncompiler.graph import Array, shape
@@ -22,12 +22,12 @@ class Tail:
     def __init__(self, plan: Plan, constants: Values) -> None:
         self.plan, self.constants = plan, constants
         self.parameters = {node: parameters(node) for node in plan.tail}
-        zeros = {v: np.zeros((1, *shape(v))) for v in plan.heard}
+        zeros: Values = {v: np.zeros((1, *shape(v))) for v in plan.heard}
         self.at_zero = self._through(zeros)
 
-    def listen(self, kept: tuple[int, ...], samples: int) -> Sums:
+    def listen(self, kept: tuple[int, ...]) -> Sums:
         """Start to sum."""
-        return Sums(self, kept, samples)
+        return Sums(self, kept)
 
     def _through(self, values: Values) -> dict[ir.Value, Array]:
         known: Values = {**self.constants, **values}
@@ -35,61 +35,77 @@ class Tail:
             known[node.outputs[0]] = evaluate(node, known, self.parameters[node])
         return {o.current: np.asarray(known[o.current]) for o in self.plan.network.outputs}
 
-    def read(self, sums: Values, t: int) -> dict[ir.Value, Array]:
-        """What flows into every output in t steps together, for the sums of what is heard."""
-        if t == 0:
-            return {v: np.zeros_like(a) for v, a in self.at_zero.items()}
-        return {v: a + (t - 1) * self.at_zero[v] for v, a in self._through(sums).items()}
+    def read(self, sums: list[Values], steps: list[int]) -> dict[ir.Value, Array]:
+        """What flows into every output in so many steps together, [len(steps), N, ...].
+
+        sums: of what is heard, over each number of steps (at least 1).
+        """
+        joined: Values = {v: np.concatenate([s[v] for s in sums]) for v in self.plan.heard}
+        found = {}
+        for value, flat in self._through(joined).items():
+            over = flat.reshape(len(steps), -1, *flat.shape[1:])
+            times = np.array(steps).reshape(-1, *[1] * (over.ndim - 1))
+            found[value] = over + (times - 1) * self.at_zero[value]
+        return found
 
 
 class Sums:
     """The sums over time of what the tail hears, up to the steps where outputs are read."""
 
-    def __init__(self, tail: Tail, kept: tuple[int, ...], samples: int) -> None:
-        self.tail, self.kept, self.samples = tail, kept, samples
+    def __init__(self, tail: Tail, kept: tuple[int, ...]) -> None:
+        self.tail = tail
         outputs = tail.plan.network.outputs
-        self.steps = sorted({*kept, *(o.start for o in outputs)} - {0})
-        self.sums: dict[int, Values] = {t: {} for t in self.steps}
+        self.steps = {*kept, *(o.start for o in outputs)} - {0}
+        self.sums: dict[int, Values] = {}
         self.running: Values = {}
 
     def hear(self, now: Stretch) -> None:
-        """Add a stretch."""
+        """Add a stretch; what is read at its end or at a kept step within it can be read then."""
         last = now.before + now.steps
-        marks = [t for t in self.steps if now.before < t <= last]
+        marks = sorted({t for t in self.steps if now.before < t <= last} | {last})
+        self.sums.update((t, {}) for t in marks)
         for value in self.tail.plan.heard:
             if value in now.static:
-                for t in marks:
-                    self.sums[t][value] = now.static[value].astype(np.float64) * t
-                continue
-            upto = np.array([t - now.before for t in marks if t < last] + [now.steps])
-            totals = self._totals(value, now, upto)
-            if value in self.running:
-                totals = totals + self.running[value]
-            for t, total in zip(marks, totals, strict=False):
+                totals = np.stack([now.static[value].astype(np.float64) * t for t in marks])
+            else:
+                totals = self._totals(value, now, np.array(marks) - now.before)
+                totals = totals + self.running.get(value, 0.0)
+                self.running[value] = totals[-1]
+            for t, total in zip(marks, totals, strict=True):
                 self.sums[t][value] = total
-            self.running[value] = totals[-1]
+
+    def keep(self, going: Array) -> None:
+        """Go on with some of the samples alone."""
+        self.running = {v: a[going] for v, a in self.running.items()}
+        starts = {o.start for o in self.tail.plan.network.outputs}
+        self.sums = {
+            t: {v: a[going] for v, a in s.items()} for t, s in self.sums.items() if t in starts
+        }
 
     def _totals(self, value: ir.Value, now: Stretch, upto: Array) -> Array:
         """Sums over the first upto[k] steps of the stretch, [k, B, C, ...]."""
         if value in now.spikes:
             x = now.spikes[value].x
             out = np.zeros((now.samples, len(upto), x[0, 0].size))
-            kernels.sum_steps(out, x.reshape(*x.shape[:2], -1), upto)
+            trains.sum_steps(out, x.reshape(*x.shape[:2], -1), upto)
             out = out.reshape(now.samples, len(upto), *x.shape[2:]).swapaxes(2, 3)
             unit = now.units[value][:, None]
-            return (out * unit).swapaxes(0, 1).reshape(len(upto), now.samples, *shape(value))
+            spikes: Array = (out * unit).swapaxes(0, 1)
+            return spikes.reshape(len(upto), now.samples, *shape(value))
         x = now.dense[value].reshape(now.samples, now.steps, *shape(value))
-        return np.stack([x[:, :n].sum(1, dtype=np.float64) for n in upto])
+        sums: Array = np.stack([x[:, :n].sum(1, dtype=np.float64) for n in upto])
+        return sums
 
-    def readouts(self, dtype: np.dtype[np.generic]) -> dict[str, Array]:
-        """By output, [S, N, ...]: what it reads at the kept steps."""
-        totals = {t: self.tail.read(self.sums[t], t) for t in self.steps}
-        totals[0] = self.tail.read({}, 0)
+    def readouts(self, steps: list[int], dtype: np.dtype[np.generic]) -> dict[str, Array]:
+        """By output, [len(steps), N, ...]: what it reads at these steps, which have been heard."""
+        found = self.tail.read([self.sums[t] for t in steps], steps)
         result = {}
         for o in self.tail.plan.network.outputs:
-            rows = []
-            for t in self.kept:
-                total = totals[t][o.current] - totals[min(o.start, t)][o.current]
-                rows.append(ops.readout(total, t, mode=o.mode, start=o.start))
-            result[o.name] = np.stack(rows).astype(dtype)
+            read = []
+            for t, total in zip(steps, found[o.current], strict=True):
+                if o.start > 0:
+                    start = min(o.start, t)
+                    total = total - self.tail.read([self.sums[start]], [start])[o.current][0]
+                read.append(ops.readout(total, t, mode=o.mode, start=o.start))
+            result[o.name] = np.stack(read).astype(dtype)
         return result

@@ -17,11 +17,9 @@ _INDEX = ir.IntType(64)
 _BITS = 512  # of a vector: what LLVM splits if registers are narrower
 
 
-@intrinsic  # type: ignore[misc]
-def add_rows(  # type: ignore[no-untyped-def]
-    _context, total, at, narrow, w, codes, counts, segments, last, scaled, lanes
-):
-    """total[at + j] += the sum of the rows w[codes[i] + shift] over the segments (begin, end, shift).
+@intrinsic
+def add_rows(_context, total, at, narrow, w, codes, counts, segments, last, scaled, lanes):
+    """total[at + j] += sum of the rows w[codes[i] + shift] over segments (begin, end, shift).
 
     i: begin .. end. scaled: times counts[i]. The sums of the block, len(lanes) x 16 numbers of
     the type of `narrow`, stay in vector registers. segments: three int64 each, up to `last`.
@@ -90,10 +88,8 @@ def add_rows(  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
-@intrinsic  # type: ignore[misc]
-def fire_block(  # type: ignore[no-untyped-def]
-    _context, u, here, bias, shift, sent, out, at, least, most, signed, lanes
-):
+@intrinsic
+def fire_block(_context, u, here, bias, shift, sent, out, at, least, most, signed, lanes):
     """U = u + bias;  s = clip(U >> shift, least, most), no less than -sent if `signed`.
 
     u = U - (s << shift);  sent += s if `signed`;  out[at + j] = s. All but `out` are int32; u,
@@ -144,16 +140,14 @@ def fire_block(  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
-@intrinsic  # type: ignore[misc]
-def add_up(_context, totals, here, x, at, size, absolute):  # type: ignore[no-untyped-def]
-    """totals[here + j] += x[at + j], or |x[at + j]| if `absolute`, for j < size, a multiple of 16."""
+@intrinsic
+def add_up(_context, totals, here, x, at, size, absolute):
+    """totals[here + j] += x[at + j], if `absolute` its amount, for j < size, 16 at a time."""
     index = types.int64
     signature = types.void(totals, index, x, index, index, absolute)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        target, source = (
-            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2)
-        )
+        target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
         kind, stored = target.type.pointee, source.type.pointee
         vector = ir.VectorType(kind, 16)
         with cgutils.for_range(b, b.sdiv(args[4], _const(16)), intp=_INDEX) as loop:
@@ -170,11 +164,9 @@ def add_up(_context, totals, here, x, at, size, absolute):  # type: ignore[no-un
     return signature, codegen
 
 
-@intrinsic  # type: ignore[misc]
-def pool_windows(  # type: ignore[no-untyped-def]
-    _context, out, at, totals, base, top, here, taps, begin, end, channels
-):
-    """M = max of totals[base + taps[r] channels + c] over begin <= r < end;  out = M - top;  top = M.
+@intrinsic
+def pool_windows(_context, out, at, totals, base, top, here, taps, begin, end, channels):
+    """M = max of totals[base + taps[r] channels + c], begin <= r < end;  out = M - top;  top = M.
 
     c: the multiples of 16 below `channels`. out from `at` on, top from `here` on.
     """
@@ -210,8 +202,8 @@ def pool_windows(  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
-@intrinsic  # type: ignore[misc]
-def lowest_bit(_context, word):  # type: ignore[no-untyped-def]
+@intrinsic
+def lowest_bit(_context, word):
     """How many zero bits are below the lowest one of a word that is not zero."""
 
     def codegen(_: Any, b: Any, _sig: Any, args: Any) -> Any:
@@ -220,8 +212,8 @@ def lowest_bit(_context, word):  # type: ignore[no-untyped-def]
     return types.uint64(types.uint64), codegen
 
 
-@intrinsic  # type: ignore[misc]
-def ones(_context, word):  # type: ignore[no-untyped-def]
+@intrinsic
+def ones(_context, word):
     """How many bits of a word are one."""
 
     def codegen(_: Any, b: Any, _sig: Any, args: Any) -> Any:

@@ -1,0 +1,168 @@
+"""Kernels on spike trains x[B, T, P, C]: listing events, pooling, calibrating, moving, summing.
+
+What an event list is, and how kernels are compiled, is told in `kernels`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from backends.event.vectors import add_up, lowest_bit, ones, pool_windows
+
+_kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
+
+_LOW = np.uint64(0x7F7F7F7F7F7F7F7F)
+_HIGH = np.uint64(0x8080808080808080)
+_MORE = np.uint64(0xFEFEFEFEFEFEFEFE)
+_COLLECT = np.uint64(0x0102040810204080)  # the lowest bits of eight bytes, into one byte
+
+
+@_kernel
+def count_events(x, flat, words, channels, span, starts, plain, totals):
+    """Count the events of channels first..last, summed up into starts[b, t, 1:]; from 0 on.
+
+    words: x, eight counts of one byte in each, or empty. span: samples and steps, (first, last)
+    each. plain[b, t]: whether every event is one positive spike. totals [P C] grows by |x|, unless
+    it is empty. flat: x without its axes.
+    """
+    first, last = channels
+    for b in range(span[0], span[1]):
+        for t in range(span[2], span[3]):
+            n = np.uint64(0)
+            more = np.uint64(0)
+            starts[b, t, 0] = 0
+            for q in range(x.shape[2]):
+                if words.size:
+                    for g in range(first // 8, last // 8):
+                        word = words[b, t, q, g]
+                        n += ones((((word & _LOW) + _LOW) | word) & _HIGH)
+                        more |= word & _MORE
+                else:
+                    for c in range(first, last):
+                        n += np.uint64(x[b, t, q, c] != 0)
+                        more |= np.uint64(x[b, t, q, c] & ~1)
+                starts[b, t, q + 1] = n
+            plain[b, t] = more == 0
+            if totals.size:
+                at = (b * x.shape[1] + t) * totals.size
+                whole = totals.size // 16 * 16
+                add_up(totals, 0, flat, at, whole, True)
+                for f in range(whole, totals.size):
+                    totals[f] += abs(np.int32(flat[at + f]))
+
+
+@_kernel
+def list_events(x, words, channels, span, starts, plain, codes, counts):
+    """Write the codes of all events, and their counts unless they are plain, to their starts."""
+    first, last = channels
+    for b in range(span[0], span[1]):
+        for t in range(span[2], span[3]):
+            for q in range(x.shape[2]):
+                i = starts[b, t, q]
+                if i == starts[b, t, q + 1]:
+                    continue
+                if words.size:
+                    for g in range(first // 8, last // 8, 8):
+                        mask = np.uint64(0)  # a bit for each of 64 channels
+                        for h in range(g, min(g + 8, last // 8)):
+                            word = words[b, t, q, h]
+                            word = (((word & _LOW) + _LOW) | word) & _HIGH
+                            bits = ((word >> np.uint64(7)) * _COLLECT) >> np.uint64(56)
+                            mask |= bits << np.uint64(8 * (h - g))
+                        code = q * (last - first) + 8 * g - first
+                        while mask:
+                            codes[i] = code + np.int64(lowest_bit(mask))
+                            mask &= mask - np.uint64(1)
+                            i += 1
+                else:
+                    for c in range(first, last):
+                        if x[b, t, q, c] != 0:
+                            codes[i] = q * (last - first) + c - first
+                            i += 1
+            if not plain[b, t]:
+                for q in range(x.shape[2]):
+                    for i in range(starts[b, t, q], starts[b, t, q + 1]):
+                        counts[i] = x[b, t, q, codes[i] - q * (last - first) + first]
+
+
+@_kernel
+def pool(out, x, totals, top, span, pointers, taps, channels):
+    """MLI pooling: totals += x;  M = max of totals over the window;  out = M - M before.
+
+    totals [B, P C], top [B, Q C]: the states C and M. out [B, T, Q C], x [B, T, P C], all flat. A
+    window never lies wholly outside.
+    """
+    first, last, steps, inputs, outputs = span
+    size = inputs * channels
+    whole = size // 16 * 16
+    for b in range(first, last):
+        for t in range(steps):
+            at = (b * steps + t) * size
+            add_up(totals, b * size, x, at, whole, False)
+            for f in range(whole, size):
+                totals[b * size + f] += x[at + f]
+            for p in range(outputs):
+                begin, end = pointers[p], pointers[p + 1]
+                here = (b * outputs + p) * channels
+                to = ((b * steps + t) * outputs + p) * channels
+                pool_windows(out, to, totals, b * size, top, here, taps, begin, end, channels)
+                for c in range(channels // 16 * 16, channels):
+                    largest = totals[b * size + taps[begin] * channels + c]
+                    for r in range(begin + 1, end):
+                        largest = max(largest, totals[b * size + taps[r] * channels + c])
+                    out[to + c] = largest - top[here + c]
+                    top[here + c] = largest
+
+
+@_kernel
+def calibrate(out, x, ratio, state, span, before, gamma, allowance):
+    """TwinSynapse. state: (F, L, N), each [B, P, C]; ratio: unit of x over threshold, per channel.
+
+    before: steps before the first one here.
+    """
+    first, last = span
+    events, latest, net = state
+    for b in range(first, last):
+        for i in range(x.shape[1]):
+            t = before + i + 1
+            for p in range(x.shape[2]):
+                for c in range(x.shape[3]):
+                    s = np.rint(x[b, i, p, c] * ratio[c])
+                    n = net[b, p, c]
+                    if s > 0:
+                        events[b, p, c] += 1
+                        latest[b, p, c] = t
+                    else:
+                        silence = t - latest[b, p, c] - allowance
+                        if silence * events[b, p, c] > latest[b, p, c] and n > 0:
+                            s = -min(n, gamma)
+                    s = max(s, -n)
+                    net[b, p, c] = n + s
+                    out[b, i, p, c] = s
+
+
+@_kernel
+def move(out, x, places, offset):
+    """Each out[b, t, i] whose places[i] - offset lies in x[b, t] is that element."""
+    for b in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            for i in range(places.size):
+                f = places[i] - offset
+                if 0 <= f < x.shape[2]:
+                    out[b, t, i] = x[b, t, f]
+
+
+@_kernel
+def sum_steps(out, x, upto):
+    """out[b, k] += the sum of x[b, t] over t < upto[k]; ascending."""
+    for b in range(x.shape[0]):
+        t = 0
+        for k in range(upto.size):
+            if k:
+                for i in range(x.shape[2]):
+                    out[b, k, i] = out[b, k - 1, i]
+            for t_ in range(t, upto[k]):
+                for i in range(x.shape[2]):
+                    out[b, k, i] += x[b, t_, i]
+            t = max(t, upto[k])

@@ -1,0 +1,389 @@
+"""The event-driven backend sends the spikes of the definition: on every op, in every setting."""
+
+from __future__ import annotations
+
+from itertools import product
+from threading import Event
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import networks
+from backends.base import take_apart
+from backends.event import dyadic, geometry
+from backends.event.episode import Episode
+from backends.event.int8 import round_weights, to_int8
+from backends.event.program import EventBackend
+from backends.event.spikes import Spikes, stretches
+from backends.event.synapses import LANES, blocks
+from backends.reference import NumpyBackend
+from networks import random_dag, sample_input
+from opcases import CASES
+from runs import SPIKES, VGG, chunks, cifar10, compiled, differences, every, fresh, real_data
+from snncompiler.diagnostics import InputError
+from snncompiler.driver import Compiled, compile_model
+from snncompiler.graph import constant
+from snncompiler.trace import Observe, Trace
+
+T = 8
+
+
+def same(a: Trace, b: Trace) -> dict[str, object]:
+    """What differs between two traces: spikes, counts, readouts."""
+    found: dict[str, object] = dict(differences(a, b))
+    found |= {f"{k} counts": 1 for k in a.counts if (a.counts[k] != b.counts[k]).any()}
+    found |= {f"{k} read": 1 for k in a.readout if (a.readout[k] != b.readout[k]).any()}
+    assert a.counts.keys() == b.counts.keys()
+    return found
+
+
+def compare(model: ir.Model, x: np.ndarray, timesteps: int = T, **options: object) -> object:
+    event = EventBackend(**options).build(model)  # type: ignore[arg-type]
+    numpy = NumpyBackend().build(to_int8(model) if options.get("precision") == "int8" else model)
+    return same(event.run(x, timesteps, SPIKES), numpy.run(x, timesteps, SPIKES))
+
+
+# ---- every kind of network ---------------------------------------------------------------------
+
+#: One case of every family of ops and of every awkward attribute that reaches a backend.
+KINDS = """
+    conv_1d_same_upper conv_3d conv_same_upper_stride2 conv_asymmetric_strides conv_dilated
+    conv_groups conv_depthwise_multiplier2 conv_twice conv_last conv_transpose_pads
+    conv_transpose_output_padding conv_transpose_dilated conv_transpose_depthwise
+    conv_transpose_3d gemm_plain matmul_tokens matmul_left bn_between_convs add_map
+    mul_channel_map neg_after_relu add_identity add_projection add_with_input sum_3 sub_spikes
+    concat concat_rows concat_sppf concat_flat split_num_outputs
+""".split()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_sends_the_spikes_of_the_definition(name: str) -> None:
+    model = CASES[name]()
+    for recipe in ("binary", "graded", "spicalib"):
+        network = compile_model(model, sample_input(model, 4, 1), recipe=recipe, timesteps=T)
+        assert not compare(network.model, fresh(model, 1, 3)), recipe
+
+
+@pytest.mark.parametrize(
+    "prefix", ["maxpool", "avgpool", "global", "resize", "pad", "leaky", "prelu", "clip"]
+)
+def test_it_sends_the_spikes_of_pools_and_neurons(prefix: str) -> None:
+    names = [n for n in CASES if n.replace("_", "").startswith(prefix.replace("_", ""))]
+    assert names
+    for name, recipe in product(names[::3], ("ternary", "burst-lipool")):
+        model = CASES[name]()
+        if networks.data_input(model).type.tensor_type.shape.dim[0].dim_value:
+            continue
+        network = compile_model(model, sample_input(model, 4, 1), recipe=recipe, timesteps=T)
+        assert not compare(network.model, fresh(model, 1, 3)), (name, recipe)
+
+
+@pytest.mark.slow
+@chunks(30, 10)
+def test_it_sends_the_spikes_of_random_networks(seeds: range) -> None:
+    def check(seed: int) -> object:
+        model = random_dag(seed)
+        recipe = ("binary", "ternary", "graded", "spicalib", "burst-lipool")[seed % 5]
+        network = compiled(model, seed, recipe=recipe, timesteps=T).model
+        x = fresh(model, seed, 5)
+        options = {"threads": 1 + seed % 2, "precision": ("exact", "int8")[seed % 3 == 0]}
+        return compare(network, x, 1 + seed % 32, **options)
+
+    every(seeds, check)
+
+
+@pytest.mark.parametrize("form", ["physical", "normalised"])
+def test_networks_off_the_grid_run_too(form: str) -> None:
+    model = random_dag(3)
+    options = {"grid.enabled": False}
+    network = compiled(model, 3, timesteps=T, form=form, options=options).model
+    x = fresh(model, 3, 4)
+    a = EventBackend().build(network).run(x, T, SPIKES)
+    b = NumpyBackend().build(network).run(x, T, SPIKES)
+    assert a.trains.keys() == b.trains.keys()
+    flips = sum(differences(a, b).values())
+    assert flips <= 1e-3 * sum(t.size for t in a.trains.values())
+
+
+# ---- every setting -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network() -> Compiled:
+    return compiled(random_dag(7), 7, recipe="ternary", timesteps=16)
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return fresh(random_dag(7), 7, 9)
+
+
+@pytest.fixture(scope="module")
+def expected(network: Compiled, x: np.ndarray) -> Trace:
+    return NumpyBackend().build(network.model).run(x, 16, SPIKES)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("memory", [1 << 30, 1 << 16, 1])
+def test_threads_and_memory_change_nothing(
+    network: Compiled, x: np.ndarray, expected: Trace, threads: int, memory: int
+) -> None:
+    program = EventBackend(threads=threads, memory=memory).build(network.model)
+    assert not same(program.run(x, 16, SPIKES), expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_batches_change_nothing(
+    network: Compiled, x: np.ndarray, expected: Trace, size: int
+) -> None:
+    program = EventBackend(threads=2).build(network.model)
+    for start in range(0, len(x), size):
+        part = program.run(x[start : start + size], 16, SPIKES)
+        for name, train in part.trains.items():
+            np.testing.assert_array_equal(train, expected.trains[name][:, start : start + size])
+
+
+def test_readouts_at_chosen_steps(network: Compiled, x: np.ndarray, expected: Trace) -> None:
+    trace = EventBackend().build(network.model).run(x, 16, Observe(steps=(3, 16)))
+    assert trace.steps == (3, 16)
+    for name, values in trace.readout.items():
+        np.testing.assert_array_equal(values, expected.readout[name][[2, 15]])
+
+
+def test_membranes_are_those_of_the_definition(network: Compiled, x: np.ndarray) -> None:
+    everything = Observe(spikes=True, membranes=True)
+    a = EventBackend().build(network.model).run(x, 4, everything)
+    b = NumpyBackend().build(network.model).run(x, 4, everything)
+    assert a.membranes.keys() == b.membranes.keys() != set()
+    for name in a.membranes:
+        np.testing.assert_array_equal(a.membranes[name], b.membranes[name])
+
+
+def test_progress_ends_with_all_samples(network: Compiled, x: np.ndarray) -> None:
+    heard: list[tuple[int, int]] = []
+    program = EventBackend(threads=2).build(network.model)
+    program.run(x, 4, progress=lambda *done: heard.append(done))
+    assert heard[-1] == (36, 36)
+    assert heard == sorted(heard)
+
+
+def test_whoever_stops_it_does_not_wait(network: Compiled, x: np.ndarray) -> None:
+    stop = Event()
+    stop.set()
+    program = EventBackend().build(network.model)
+    with pytest.raises(KeyboardInterrupt):
+        Episode(program, x, 16, SPIKES, stop).run()
+
+
+def test_a_sample_that_is_no_number_is_named(network: Compiled, x: np.ndarray) -> None:
+    wrong = x.copy()
+    wrong[2].reshape(-1)[0] = np.nan
+    for backend in (EventBackend(), NumpyBackend()):
+        with pytest.raises(InputError, match="sample 2 holds NaN"):
+            backend.build(network.model).run(wrong, 4)
+
+
+def test_a_potential_that_is_no_number_names_its_layer() -> None:
+    model = random_dag(3)
+    options = {"grid.enabled": False}
+    network = compiled(model, 3, timesteps=T, options=options).model
+    neuron = next(n for n in network.graph if n.op_type == "IF")
+    huge = np.full_like(constant(neuron.inputs[2]), np.inf)
+    neuron.inputs[2].const_value = ir.tensor(huge)  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="not finite"):
+        EventBackend().build(network).run(fresh(model, 3), T)
+
+
+# ---- early exit --------------------------------------------------------------------------------
+
+
+def test_a_margin_out_of_reach_changes_nothing(
+    network: Compiled, x: np.ndarray, expected: Trace
+) -> None:
+    trace = EventBackend(early_exit=1e9).build(network.model).run(x, 16, SPIKES)
+    assert not same(trace, expected)
+    assert (trace.taken == 16).all()
+
+
+@pytest.mark.parametrize("margin", [1e-9, 2.0, 8.0])
+def test_a_sample_that_ended_keeps_its_answer(
+    network: Compiled, x: np.ndarray, expected: Trace, margin: float
+) -> None:
+    trace = EventBackend(early_exit=margin, threads=2).build(network.model).run(x, 16, SPIKES)
+    assert trace.taken is not None
+    assert set(trace.taken) <= {4, 8, 12, 16}
+    for name, values in trace.readout.items():
+        for i, end in enumerate(trace.taken):
+            full = expected.readout[name][:, i]
+            np.testing.assert_array_equal(values[:end, i], full[:end])
+            np.testing.assert_array_equal(
+                values[end:, i], np.broadcast_to(full[end - 1], full[end:].shape)
+            )
+    for name, train in trace.trains.items():
+        for i, end in enumerate(trace.taken):
+            np.testing.assert_array_equal(train[:end, i], expected.trains[name][:end, i])
+            assert not train[end:, i].any()
+    # The criterion, from its definition.
+    first = next(iter(expected.readout.values())).reshape(16, len(x), -1)
+    ordered = np.sort(first, 2)
+    gap = (ordered[..., -1] - ordered[..., -2]) * np.arange(1, 17)[:, None]
+    safe = gap >= margin * first.std(2)
+    for i, end in enumerate(trace.taken):
+        assert end == next((t for t in (4, 8, 12) if safe[t - 1, i]), 16)
+
+
+# ---- 8-bit weights -----------------------------------------------------------------------------
+
+
+def test_8_bits_are_a_coarser_grid(network: Compiled) -> None:
+    rounded = take_apart(to_int8(network.model))
+    seen = 0
+    for node in rounded.steps:
+        if node.op_type in ("Conv", "Gemm") and constant(node.inputs[1]) is not None:
+            w = constant(node.inputs[1])
+            assert w is not None
+            k = dyadic.bits(w.reshape(len(w), -1).T)
+            whole = np.abs(dyadic.scaled(w.reshape(len(w), -1).T, k))
+            if str(node.inputs[1].name).endswith("_int8"):  # type: ignore[union-attr]
+                assert whole.max() <= 127
+                seen += 1
+    assert seen
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_rounding_takes_the_best_power_of_two(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(0, 10.0 ** rng.integers(-3, 1), (3, 20)) * (rng.random((3, 20)) < 0.8)
+    found, k = round_weights(rows)
+    for row, near, bits in zip(rows, found, k, strict=True):
+        error = ((near - row) ** 2).sum()
+        for other in range(1, 20):
+            q = np.clip(np.rint(row * 2.0**other), -127, 127)
+            fits = np.abs(row).max() * 2.0**other < 4 * 128
+            assert not fits or error <= ((q / 2.0**other - row) ** 2).sum() + 1e-15, other
+        np.testing.assert_array_equal(near * 2.0**bits, np.rint(near * 2.0**bits))
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_8_bits_are_exact_too(seed: int) -> None:
+    model = random_dag(seed)
+    network = compiled(model, seed, timesteps=T).model
+    assert not compare(network, fresh(model, seed, 5), 20, precision="int8", threads=2)
+
+
+# ---- the parts ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_windows_are_those_of_the_equation(seed: int, transposed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    rank = int(rng.integers(1, 4))
+    sizes, kernel = rng.integers(1, 6, rank), rng.integers(1, 4, rank)
+    strides, dilations = rng.integers(1, 4, rank), rng.integers(1, 3, rank)
+    begin, out = rng.integers(0, 3, rank), rng.integers(1, 6, rank)
+    find = geometry.transposed if transposed else geometry.convolution
+    windows = find(sizes, out, kernel, strides, [*begin, *begin], dilations)
+    expected = []
+    for p in np.ndindex(*out):
+        seen = []
+        for k, place in enumerate(np.ndindex(*kernel)):
+            for q, where in enumerate(np.ndindex(*sizes)):
+                inner, outer = (where, p) if transposed else (p, where)
+                reach = np.multiply(inner, strides) + np.multiply(place, dilations) - begin
+                if (reach == outer).all():
+                    seen.append((q, k))
+        expected.append(seen)
+    channels = int(rng.integers(1, 5))
+    pointers, runs = windows.runs(channels)
+    for p, seen in enumerate(expected):
+        pairs = windows.pairs[windows.pointers[p] : windows.pointers[p + 1]]
+        assert [tuple(pair) for pair in pairs] == seen
+        unrolled = [
+            (q, shift // channels + q)
+            for first, last, shift in runs[pointers[p] : pointers[p + 1]]
+            for q in range(first, last)
+        ]
+        assert unrolled == seen
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_events_are_listed_in_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = int(rng.integers(1, 4))
+    shape = (*rng.integers(1, 7, 3), groups * int(rng.choice([1, 3, 8, 16, 72])))
+    kind = rng.choice([np.int8, np.int32])
+    x = (rng.integers(-3, 4, shape) * (rng.random(shape) < rng.random())).astype(kind)
+    if rng.random() < 0.5:
+        x = (x > 0).astype(kind)
+
+    def each(tasks):  # type: ignore[no-untyped-def]
+        for task in tasks:
+            task()
+
+    spikes = Spikes(x)
+    if rng.random() < 0.5:
+        np.testing.assert_array_equal(spikes.totals(each), np.abs(x.astype(int)).sum((0, 1)))
+    lists = spikes.lists(groups, each)
+    width = shape[3] // groups
+    for g, found in enumerate(lists):
+        part = x[..., g * width : (g + 1) * width]
+        for b, t in np.ndindex(*shape[:2]):
+            assert found.plain[b, t] == (not (part[b, t] & ~1).any())
+            flat = part[b, t].reshape(-1)
+            codes = found.codes[found.starts[b, t, 0] : found.starts[b, t, -1]]
+            np.testing.assert_array_equal(codes, np.flatnonzero(flat))
+            if not found.plain[b, t]:
+                counts = found.counts[found.starts[b, t, 0] : found.starts[b, t, -1]]
+                np.testing.assert_array_equal(counts, flat[codes])
+            here = np.diff(found.starts[b, t])
+            np.testing.assert_array_equal(here, (part[b, t] != 0).sum(1))
+    np.testing.assert_array_equal(spikes.totals(each), np.abs(x.astype(int)).sum((0, 1)))
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9))
+def test_stretches_cover_everything_once(samples: int, steps: int, most: int) -> None:
+    seen = np.zeros((samples, steps), int)
+    pieces = stretches(samples, steps, most)
+    for a, b, first, last in pieces:
+        seen[a:b, first:last] += 1
+    assert (seen == 1).all()
+    assert len(pieces) <= most
+
+
+@given(st.integers(1, 300), st.integers(1, 3))
+def test_blocks_hold_every_weight_once(width: int, groups: int) -> None:
+    w = np.arange(2 * 3 * width * groups, dtype=np.int32).reshape(2, 3, -1)
+    found = blocks(w, groups)
+    for block in found:
+        assert block.rows.shape[1] in LANES
+        part = block.rows[:, : block.width].reshape(2, 3, -1)
+        np.testing.assert_array_equal(part, w[..., block.first : block.first + block.width])
+        assert not block.rows[:, block.width :].any()
+        assert block.group == block.first // width
+    assert sum(block.width for block in found) == width * groups
+
+
+@given(st.lists(st.integers(-(2**23), 2**23), min_size=1), st.integers(0, 30))
+def test_bits_are_the_least_that_suffice(numbers: list[int], k: int) -> None:
+    array = np.ldexp(np.array(numbers, np.float64), -k)[:, None]
+    (least,) = dyadic.bits(array)
+    assert (dyadic.scaled(array, np.array([least])) == np.ldexp(array, least)).all()
+    assert least == 0 or (np.ldexp(array, least - 1) % 1 != 0).any()
+
+
+# ---- real data ---------------------------------------------------------------------------------
+
+
+@real_data
+@pytest.mark.parametrize("precision", ["exact", "int8"])
+def test_the_vgg_sends_the_same_spikes(precision: str) -> None:
+    x, _ = cifar10("train", 64)
+    network = compile_model(VGG, x, timesteps=T).model
+    images, _ = cifar10("test", 3)
+    assert not compare(network, images, 16, precision=precision)
