@@ -9,7 +9,8 @@ give output channel o the k_o = floor(24 - log2 B_o) fractional bits that the bo
 round its weights and bias to them (weights to k_o minus the bits that its inputs carry). The
 image is clipped to [-A, A] (A: a power of two above the calibration data) and rounded, too. Then
 currents are exact in float32 whatever the order of summation, membranes accumulate exactly in
-float64, and thresholds are 1: no backend, thread count or batch size can flip a spike.
+float64, and thresholds are 1: no backend, thread count or batch size can flip a spike. Weights that
+spikes meet at every step get no more than a dozen bits: simulators may then add them in 16 bits.
 
 1. Backward, every value learns how many bits at most all that follows it can bear (`limit`).
    Synapses in a row without a neuron between them share their bits evenly; in the static part,
@@ -35,6 +36,7 @@ from snncompiler.graph import (
     WEIGHTED,
     Array,
     add_constant,
+    attribute,
     constant,
     data_inputs,
     make_node,
@@ -55,12 +57,15 @@ class Grid:
     enabled: False keeps full float32 weights; backends may then differ in single spikes.
     analog_bits: bits of the magnitude of the image, before and after the point together; and of
         other constant currents that are rounded between two synapses.
+    weight_bits: at most so many, the sign included, for the weights between neurons, with one
+        exponent per output channel.
     least_bits: no weight tensor may change by more than 2^-least_bits, relative to its norm.
     """
 
     name: ClassVar[str] = "grid"
     enabled: bool = True
     analog_bits: int = 11
+    weight_bits: int = 12
     least_bits: int = 5
 
     def run(self, model: ir.Model, context: Context) -> str:
@@ -73,7 +78,7 @@ class Grid:
         for everywhere in (False, True):
             settings = (amplitude, self.analog_bits, MANTISSA)
             bounds = measure(model, *settings, everywhere=everywhere)
-            rounded = _round_weights(model, bounds)
+            rounded = _round_weights(model, bounds, self.weight_bits)
             short = [
                 f"'{'+'.join(sources(node))}'"
                 for node, (_new, _bits, change) in rounded.items()
@@ -124,15 +129,34 @@ def _to_grid(array: Array, bits: Array) -> Array:
     return rounded
 
 
+def _bits_that_fit(node: ir.Node, w: Array, most: int) -> Array:
+    """Fractional bits for which the weights of an output channel are integers of `most` bits."""
+    if node.op_type in ("Conv", "Gemm"):
+        largest = np.abs(w).max(axis=tuple(range(1, w.ndim)), keepdims=True)
+    elif node.op_type == "ConvTranspose":
+        groups = attribute(node, "group", 1)
+        block = np.abs(w).reshape(groups, len(w) // groups, w.shape[1], -1).max((1, 3))
+        largest = np.repeat(block, len(w) // groups, 0).reshape(*w.shape[:2], *[1] * (w.ndim - 2))
+    else:
+        largest = np.abs(w).max(keepdims=True)
+    bits: Array = np.floor(np.log2((2.0 ** (most - 1) - 1) / np.maximum(largest, 1e-30)))
+    return bits
+
+
 _Rounded = dict[ir.Node, tuple[Array, Array, float]]
 
 
-def _round_weights(model: ir.Model, bounds: Bounds) -> _Rounded:
+def _round_weights(model: ir.Model, bounds: Bounds, most: int) -> _Rounded:
     """For every synapse: weights on the grid, their bits, the relative change of the tensor."""
     result: _Rounded = {}
+    timed: set[ir.Value] = set()
     for node in model.graph:
+        if node.op_type == "Encode" or any(v in timed for v in data_inputs(node)):
+            timed.update(node.outputs)
         if node.op_type in WEIGHTED and not is_integer(node):
             w, bits = synapse_bits(node, bounds)
+            if timed.intersection(data_inputs(node)):
+                bits = np.minimum(bits, _bits_that_fit(node, w, most))
             new = _to_grid(w, bits)
             change = float(np.linalg.norm(new - w) / max(float(np.linalg.norm(w)), 1e-30))
             result[node] = new, bits, change
@@ -152,8 +176,24 @@ def _put(model: ir.Model, rounded: _Rounded, bounds: Bounds) -> None:
             node.replace_input_with(index, add_constant(graph, f"{node.name}_weight_grid", new))
         if node.op_type in WEIGHTED and has_bias(node):
             b = weights(node.inputs[2]).astype(np.float64)
-            new = _to_grid(b, bounds.bits[node.outputs[0]].reshape(-1))
+            bits = bounds.bits[node.outputs[0]].reshape(-1)
+            if node in rounded:  # no finer than what the weights add up to
+                bits = np.minimum(bits, _product_bits(node, rounded[node][1], bounds))
+            new = _to_grid(b, bits)
             node.replace_input_with(2, add_constant(graph, f"{node.name}_bias_grid", new))
+
+
+def _product_bits(node: ir.Node, bits: Array, bounds: Bounds) -> Array:
+    """Fractional bits of weights times what arrives, per output channel."""
+    arriving = bounds.bits[data_inputs(node)[0]].max()
+    if node in bounds.rounded:
+        arriving = np.array(bounds.rounded[node])
+    per_channel = bits
+    if node.op_type == "ConvTranspose":
+        groups = attribute(node, "group", 1)
+        per_channel = bits[:: len(bits) // groups].reshape(-1)
+    total: Array = per_channel.reshape(-1) + arriving
+    return total
 
 
 def _round_potentials(model: ir.Model) -> None:

@@ -85,6 +85,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "coding.start": (0.0, 1e9),
     "grid.analog_bits": (4.0, 20.0),
     "grid.least_bits": (1.0, 20.0),
+    "grid.weight_bits": (6.0, 24.0),
 }
 
 

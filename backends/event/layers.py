@@ -14,6 +14,8 @@ from backends.event.synapses import Block, Connection, blocks
 from snncompiler.graph import Array, attribute, shape, weights
 
 _NONE = np.zeros(0, np.int32)
+#: Rows that are worth adding in 16 bits, rows to look at, weights beyond which not to look closely.
+_FEW, _MANY, _SORTED = 12, 1024, 1 << 25
 
 
 class Neuron(NamedTuple):
@@ -145,8 +147,8 @@ def summed(
         w = w.astype(dyadic.narrowest(w)) if whole else w
         limit, narrow = 0, wide
         if w.dtype in (np.int8, np.int16):
-            room = 32767 // max(1, most * int(np.abs(w.astype(np.int32)).max(initial=1)))
-            limit, narrow = (room, np.dtype(np.int16)) if room >= 12 else (limit, narrow)
+            room = rows_in_16_bits(w.reshape(-1, w.shape[2]), most)
+            limit, narrow = (room, np.dtype(np.int16)) if room >= _FEW else (limit, narrow)
         pointers, runs = full.windows.runs(full.w.shape[1])
         cut = blocks(w, full.groups)
         longest = int(np.diff(pointers).max(initial=0))
@@ -161,6 +163,25 @@ def summed(
     if not whole:
         k = np.zeros(channels, np.int64)
     return Sum(full, single, rows, taps, k, bound, wide, channels, given[0].windows.outputs)
+
+
+def rows_in_16_bits(w: Array, most: int) -> int:
+    """How many different rows of w, each up to `most` times, add up to a 16-bit number at worst.
+
+    At worst they are the largest of a column, of the same sign.
+    """
+    highest = int(np.abs(w.astype(np.int32)).max(initial=1))
+    room = 32767 // most
+    if w.size > _SORTED or highest > room:
+        return room // highest
+    count = min(len(w), _MANY)
+    fewest = count
+    for sign in (1, -1):
+        one_sided = np.maximum(sign * w.astype(np.int32), 0)
+        largest = np.partition(one_sided, len(w) - count, 0)[len(w) - count :]
+        totals = np.cumsum(np.sort(largest, 0)[::-1], 0).max(1)
+        fewest = min(fewest, int(np.searchsorted(totals, room, "right")))
+    return fewest
 
 
 def _bound(c: Connection) -> Array:
