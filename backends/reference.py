@@ -9,7 +9,7 @@ It is the reference that every other backend has to match, spike by spike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ _BATCH = 64 << 20
 
 Values = dict[ir.Value | None, Array]
 State = tuple[Array, ...]
+States = dict[ir.Node, State]
 Parameters = dict[str, Any]
 
 
@@ -119,11 +120,30 @@ class NumpyProgram:
         return join(traces)
 
     def _run(self, x: Array, timesteps: int, observe: Observe) -> Trace:
+        recorder = Recorder(timesteps, len(x), observe, self.dtype)
+        for t, values, states in self.steps(x, timesteps):
+            for output in self.network.outputs:
+                recorder.read(output, values[output.current], t)
+            for layer in self.network.layers:
+                recorder.spikes(layer, values[layer.node.outputs[0]], t)
+                if observe.membranes and layer.node.op_type in NEURONS:
+                    v = potential(layer.node, states[layer.node], self.parameters[layer.node])
+                    recorder.membrane(layer, v, t)
+        return recorder.trace()
+
+    def still(self, x: Array) -> Values:
+        """The constants and all that sees no time, for the samples x, float32 [N, ...]."""
         values: Values = {**self.constants, self.network.image: x.astype(self.dtype)}
         for node in self.network.static:
             values[node.outputs[0]] = evaluate(node, values, self.parameters[node])
-        states: dict[ir.Node, State] = {}
-        recorder = Recorder(timesteps, len(x), observe, self.dtype)
+        return values
+
+    def steps(self, x: Array, timesteps: int) -> Iterator[tuple[int, Values, States]]:
+        """After every step t: t, every value of the network, the states of its spiking ops.
+
+        The two dictionaries are the same ones at every step.
+        """
+        values, states = self.still(x), States()
         for t in range(1, timesteps + 1):
             for node in self.network.steps:
                 parameters = self.parameters[node]
@@ -134,14 +154,7 @@ class NumpyProgram:
                 state = states.get(node) or _initial(node, current)
                 sent, states[node] = spike(node, current, state, t, parameters)
                 values[node.outputs[0]] = sent.astype(self.dtype, copy=False)
-            for output in self.network.outputs:
-                recorder.read(output, values[output.current], t)
-            for layer in self.network.layers:
-                recorder.spikes(layer, values[layer.node.outputs[0]], t)
-                if observe.membranes and layer.node.op_type in NEURONS:
-                    v = potential(layer.node, states[layer.node], self.parameters[layer.node])
-                    recorder.membrane(layer, v, t)
-        return recorder.trace()
+            yield t, values, states
 
 
 def evaluate(node: ir.Node, values: Values, parameters: Parameters) -> Array:
