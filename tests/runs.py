@@ -76,8 +76,9 @@ def chunks(n: int, size: int = 20) -> pytest.MarkDecorator:
 SHARED = Path(os.environ.get("SNNC_SHARED", Path(__file__).parents[2] / "shared"))
 VGG = SHARED / "models" / "cifar10_vgg.onnx"
 real_data = pytest.mark.skipif(
-    not (VGG.exists() and (SHARED / "data" / "load.py").exists()),
-    reason="the CIFAR-10 network and images are not in ../shared (or $SNNC_SHARED)",
+    not (VGG.exists() and (SHARED / "data" / "load.py").exists())
+    or importlib.util.find_spec("PIL") is None,
+    reason="the CIFAR-10 network and images are not in ../shared (or $SNNC_SHARED), or no pillow",
 )
 
 
