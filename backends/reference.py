@@ -93,7 +93,7 @@ class NumpyProgram:
 
     def __init__(self, network: Network, dtype: DTypeLike) -> None:
         self.network, self.dtype = network, np.dtype(dtype)
-        self.parameters = {n: _parameters(n) for n in (*network.static, *network.steps)}
+        self.parameters = {n: parameters_of(n) for n in (*network.static, *network.steps)}
         self.constants: Values = {}
         for node in self.parameters:
             for value in node.inputs:
@@ -151,7 +151,7 @@ class NumpyProgram:
                     values[node.outputs[0]] = evaluate(node, values, parameters)
                     continue
                 current = values[node.inputs[0]]
-                state = states.get(node) or _initial(node, current)
+                state = states.get(node) or initial_state(node, current)
                 sent, states[node] = spike(node, current, state, t, parameters)
                 values[node.outputs[0]] = sent.astype(self.dtype, copy=False)
             yield t, values, states
@@ -192,7 +192,7 @@ def potential(node: ir.Node, state: State, parameters: Parameters) -> Array:
     return v
 
 
-def _initial(node: ir.Node, current: Array) -> State:
+def initial_state(node: ir.Node, current: Array) -> State:
     """The state of a spiking op before the first step, for currents of this shape."""
     zeros = np.zeros(current.shape)
     match node.op_type:
@@ -209,7 +209,7 @@ def _initial(node: ir.Node, current: Array) -> State:
     return ()
 
 
-def _parameters(node: ir.Node) -> Parameters:
+def parameters_of(node: ir.Node) -> Parameters:
     """The attributes of a node and, of a spiking one, its threshold, as its op takes them."""
     found = {name: attribute(node, name) for name in _ATTRIBUTES.get(node.op_type, ())}
     if node.domain == DOMAIN:

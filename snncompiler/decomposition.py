@@ -77,9 +77,12 @@ class Population:
         """Q: the spikes that a perfect neuron sends for a current that sums to `total`."""
         most = self.gamma * steps
         if self.alpha is None:
-            return np.clip(np.floor((total + self.v_init) / self.theta), 0, most)
+            count = np.floor((total + self.v_init) / self.theta)
+            perfect: Array = np.clip(count, 0, most)
+            return perfect
         f = np.maximum(total, 0) + self.alpha * np.minimum(total, 0)
-        return np.clip(np.floor(f / self.theta + 0.5), -most, most)
+        signed: Array = np.clip(np.floor(f / self.theta + 0.5), -most, most)
+        return signed
 
 
 def neuron_stages(

@@ -14,7 +14,7 @@ from backends.numpy_ops import max_pool
 from backends.reference import NumpyProgram, Values, evaluate
 from snncompiler.ann import run
 from snncompiler.decomposition import OWN, ErrorSum, Population, neuron_stages, parts
-from snncompiler.diagnostics import refuse
+from snncompiler.diagnostics import clean, refuse
 from snncompiler.disturbance import Disturbed
 from snncompiler.graph import CLIP, Array, attribute, rank, scale_of, shape, weights
 from snncompiler.ops import NEURONS
@@ -57,8 +57,15 @@ class Visit:
         self.readouts = {o.name: (o, ErrorSum()) for o in network.outputs}
         neurons = [n for n in network.steps if n.op_type in NEURONS]
         missing = [n for n in neurons if str(n.outputs[0].name) not in known]
+        strange = [n for n in neurons if n.op_type not in ("IF", "LeakyIF")]
         outputs = [str(v.name) for v in ann.graph.outputs]
         alike = shape(ann.graph.inputs[0]) == shape(network.image)
+        if strange:
+            raise refuse(
+                clean(f"the doctor cannot examine '{strange[0].name}' ({strange[0].op_type})"),
+                "errors are split for the neurons IF and LeakyIF only",
+                "compile with another recipe to study the layers",
+            )
         if missing or not alike or outputs != list(self.readouts):
             raise refuse(
                 "the spiking network was not compiled from this trained network",

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("snncompiler", "passes", "backends")
 #: The rooms that know how to compile, run and show; no other room of the ground knows of them.
 DOOR = {"driver", "compilation", "cli", "evaluation", "demo", "report", "__main__", "__init__"}
-DOOR |= {"doctor", "examination"}
+DOOR |= {"doctor", "examination", "session", "studies"}
 #: What the door may import from beyond the ground; the report names the recipes, no more.
 BEYOND = {
     "driver": {"passes", "backends"},
@@ -139,7 +139,7 @@ def test_backends_are_imported_on_demand() -> None:
     [
         ("onnxruntime", {"snncompiler.ann", "backends.onnx_runtime"}),
         ("numba", {"backends.event", "backends.event_kernels"}),
-        ("typer", {"snncompiler.cli"}),
+        ("typer", {"snncompiler.cli", "snncompiler.session", "snncompiler.studies"}),
         ("torch", set()),
     ],
 )
