@@ -240,6 +240,9 @@ def demo(
 
 
 app.command(epilog="Example: snnc doctor model.onnx model.snn.onnx test.npz")(studies.doctor)
+app.command(epilog="Example: snnc compare binary.snn.onnx ternary.snn.onnx test.npz")(
+    studies.compare
+)
 
 
 def main(arguments: list[str] | None = None) -> Any:

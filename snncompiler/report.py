@@ -15,6 +15,7 @@ from snncompiler.diagnostics import clean
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from snncompiler.comparison import Comparison
     from snncompiler.doctor import Diagnosis
     from snncompiler.driver import Compiled
     from snncompiler.evaluation import Evaluation
@@ -145,6 +146,32 @@ def doctor_table(result: Diagnosis) -> RenderableType:
     lines.append(f"advice: {result.advice}")
     lines += [f"warning: {clean(w)}" for w in result.warnings]
     return Group(table, Text("\n".join(lines)))
+
+
+def comparison_table(result: Comparison) -> RenderableType:
+    """Outputs against time, spikes by layer, and where the two part."""
+    labels = [clean(label) for label in result.labels]
+    over_time = _table(
+        ">T", *(f">{label}" for label in result.accuracy_at), ">same top-1", ">output difference"
+    )
+    for t, agreement in result.agreement_at.items():
+        shares = [_percent(at[t]) for at in result.accuracy_at.values()]
+        difference = _percent(result.output_difference_at[t])
+        over_time.add_row(t, *shares, _percent(agreement), difference)
+    layers = _table("layer", "op", ">different spikes", ">share", ">first step")
+    for layer in result.layers:
+        share = _percent(layer.different / layer.entries if layer.entries else 0.0)
+        first = "" if layer.first_step is None else str(layer.first_step)
+        layers.add_row(Text(clean(layer.name)), layer.op, f"{layer.different:,}", share, first)
+    lines = [f"\n{result.samples:,} samples, T = {result.timesteps}: {' and '.join(labels)}"]
+    if result.only:
+        lines.append(f"not in both: {', '.join(map(clean, result.only))}")
+    if result.first is not None:
+        name, step = result.first
+        lines.append(f"they part in layer {clean(name)} at step {step}")
+    else:
+        lines.append("every spike is the same" + (" in the common layers" if result.only else ""))
+    return Group(over_time, Text(""), layers, Text("\n".join(lines)))
 
 
 def _percent(share: float | None) -> str:

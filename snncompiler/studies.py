@@ -41,6 +41,42 @@ def doctor(
         current.write_json(examine(current, model, snn, samples, timesteps))
 
 
+def compare(
+    one: Annotated[Path, typer.Argument(metavar="A.onnx", help="A compiled network.")],
+    two: Annotated[Path, typer.Argument(metavar="B.onnx", help="Another, or the same again.")],
+    data: Data,
+    timesteps: Timesteps = None,
+    limit: Annotated[int, typer.Option(help="Only the first so many samples.")] = 64,
+    backend: Annotated[str, typer.Option(help="What runs A, and B.")] = "numpy",
+    other_backend: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What runs B, if not the same.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Run two compiled networks, or one on two backends: accuracy, and where their spikes part."""
+    with session(json_file, [], [one, two, data]) as current:
+        from snncompiler.comparison import compare as run_both
+        from snncompiler.driver import load
+        from snncompiler.report import comparison_table
+
+        first, second = load(one), load(two)
+        samples = _samples(data, first, limit)
+        used = (backend, other_backend or backend)
+        names = ("A", "B") if one.name == two.name else (one.name, two.name)
+        labels = names if used[0] == used[1] else (f"A on {used[0]}", f"B on {used[1]}")
+        with progress() as bar:
+            result = run_both(
+                (first, second),
+                samples,
+                labels=labels,
+                used=used,
+                timesteps=timesteps,
+                progress=bar,
+            )
+        current.show(comparison_table(result))
+        current.write_json(result.as_json())
+
+
 def examine(
     current: Session,
     source: Path | onnx.ModelProto,

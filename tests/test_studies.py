@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+import networks
+from runs import calibration
 from snncompiler.cli import app
+from snncompiler.comparison import compare
+from snncompiler.data import Samples
 from snncompiler.decomposition import CAUSES
+from snncompiler.diagnostics import InputError
+from snncompiler.driver import compile_model, load, simulate
+from snncompiler.graph import add_constant, weights
+from snncompiler.trace import Observe
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 DIGITS, TRAIN, TEST = (MODELS / f"digits{end}" for end in (".onnx", "_train.npz", "_test.npz"))
@@ -62,3 +70,63 @@ def test_the_doctor_refuses_what_it_cannot_use(folder: Path) -> None:
     snn = folder / "digits.snn.onnx"
     assert "not a spiking network" in snnc("doctor", DIGITS, DIGITS, TEST, code=2).output
     assert "cannot take 0 samples" in snnc("doctor", DIGITS, snn, TEST, "--limit", 0, code=2).output
+
+
+def test_the_same_network_has_the_same_spikes_on_two_backends(folder: Path) -> None:
+    snn = folder / "digits.snn.onnx"
+    order = ("compare", snn, snn, TEST, "--limit", 10, "--other-backend", "onnxruntime")
+    told = json.loads(snnc(*order, "--json", "-").stdout)
+    assert told["same"]
+    assert told["first"] is None
+    assert told["labels"] == ["A on numpy", "B on onnxruntime"]
+    assert all(layer["different"] == 0 < layer["entries"] for layer in told["layers"])
+    assert set(told["agreement_at"].values()) == {1}
+    assert "every spike is the same" in snnc(*order).stdout
+
+
+def test_two_recipes_part_where_their_thresholds_do(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "max.onnx"
+    snnc(
+        *("compile", DIGITS, "--calibration", folder / "train.npz", "--timesteps", 8),
+        *("-o", other, "--recipe", "max-norm"),
+    )
+    order = ("compare", folder / "digits.snn.onnx", other, TEST, "--limit", 10)
+    told = json.loads(snnc(*order, "--json", "-").stdout)
+    assert told["first"][0] == "relu1"
+    assert told["first"][1] == told["layers"][0]["first_step"]
+    assert set(told["accuracy_at"]) == {"digits.snn.onnx", "max.onnx"}
+    assert f"they part in layer relu1 at step {told['first'][1]}" in snnc(*order).stdout
+
+
+def test_a_change_in_one_layer_is_where_two_networks_part(folder: Path) -> None:
+    model = load(folder / "digits.snn.onnx")
+    changed = model.clone()
+    node = next(n for n in changed.graph if n.name == "block1.relu1")
+    synapse = node.inputs[0].producer()
+    new = add_constant(changed.graph, "changed", weights(synapse.inputs[2]) + np.float32(0.5))
+    synapse.replace_input_with(2, new)
+    with np.load(TEST) as data:
+        result = compare((model, changed), Samples(data["x"][:10], None))
+    trains = [
+        simulate(m, data_x(10), observe=Observe(spikes=True)).trains for m in (model, changed)
+    ]
+    for layer in result.layers:
+        one, two = (t[layer.name] for t in trains)
+        assert layer.different == (one != two).sum()
+        assert layer.entries == one.size
+    assert result.first is not None
+    assert result.first[0] == "block1.relu1"
+    assert result.layers[0].different == result.layers[1].different == 0
+    assert result.accuracy_at == {}
+
+
+def data_x(count: int) -> np.ndarray:
+    with np.load(TEST) as data:
+        return data["x"][:count]
+
+
+def test_networks_of_different_tasks_are_not_compared(folder: Path) -> None:
+    model = networks.mlp()
+    other = compile_model(model, calibration(model, 0), timesteps=4).model
+    with pytest.raises(InputError, match="cannot be compared"):
+        compare((load(folder / "digits.snn.onnx"), other), Samples(data_x(2), None))
