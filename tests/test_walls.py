@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("snncompiler", "passes", "backends")
 #: The rooms that know how to compile, run and show; no other room of the ground knows of them.
 DOOR = {"driver", "compilation", "cli", "evaluation", "demo", "report", "__main__", "__init__"}
-DOOR |= {"comparison", "doctor", "examination", "session", "studies"}
+DOOR |= {"comparison", "doctor", "energy", "examination", "operations", "session", "studies"}
 #: What the door may import from beyond the ground; the report names the recipes, no more.
 BEYOND = {
     "driver": {"passes", "backends"},
@@ -24,6 +24,7 @@ BEYOND = {
     "comparison": {"backends"},
     "doctor": {"backends"},
     "examination": {"backends"},
+    "operations": {"backends"},
     "demo": {"passes", "backends"},
     "report": {"passes.recipes"},
 }
