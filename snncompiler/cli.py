@@ -245,6 +245,11 @@ app.command(epilog="Example: snnc compare binary.snn.onnx ternary.snn.onnx test.
 )
 
 
+app.command(epilog="Example: snnc report model.snn.onnx test.npz --reference model.onnx")(
+    studies.report
+)
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """The entry point of the command line."""
     # Simulation is many small matrix products: threads of OpenBLAS that wait for each other cost

@@ -12,7 +12,7 @@ questions are answered besides the decomposition:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from snncompiler.data import Samples
 from snncompiler.decomposition import ErrorSum
 from snncompiler.diagnostics import refuse
 from snncompiler.driver import import_network
-from snncompiler.examination import Tally, Visit
+from snncompiler.examination import Tally, Visit, Watcher
 from snncompiler.graph import Array, shape, sources
 from snncompiler.metrics import top1
 from snncompiler.text import record_of
@@ -97,6 +97,7 @@ def diagnose(
     data: Samples,
     *,
     timesteps: int | None = None,
+    watch: Sequence[Watcher] = (),
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Diagnosis:
     """Compare a compiled network with the trained one, layer by layer.
@@ -106,6 +107,7 @@ def diagnose(
         model: the compiled network.
         data: samples x, float32 [N, ...]; labels are optional.
         timesteps: T; by default the T it was compiled for.
+        watch: called after every step of the compiled network (see `NumpyProgram.steps`).
         progress: called with (what, done, total).
 
     Raises:
@@ -117,7 +119,7 @@ def diagnose(
         raise refuse(f"cannot run for T = {steps}", "one step is needed", "choose a larger T")
     trained = import_network(source)
     program = NumpyBackend().build(model)
-    visit = Visit(program, trained.model, steps)
+    visit = Visit(program, trained.model, steps, watch)
     outputs: list[Array] = []
     expected: list[Array] = []
     for start in range(0, len(data.x), _BATCH):

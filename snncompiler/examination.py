@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from backends.base import per_channel
 from backends.numpy_ops import max_pool
-from backends.reference import NumpyProgram, Values, evaluate
+from backends.reference import NumpyProgram, States, Values, evaluate
 from snncompiler.ann import run
 from snncompiler.decomposition import OWN, ErrorSum, Population, neuron_stages, parts
 from snncompiler.diagnostics import clean, refuse
@@ -22,6 +23,8 @@ from snncompiler.ops import NEURONS
 _POOLS = ("MLIPool", "MaxPool")
 _WINDOWS = ("kernel_shape", "strides", "pads", "dilations", "ceil_mode")
 _Said = dict[str, Array]
+#: Hears t, all values and all states after every step.
+Watcher = Callable[[int, Values, States], None]
 
 
 @dataclass
@@ -47,8 +50,10 @@ class Tally:
 class Visit:
     """One examination: the sites of a network and what was seen at each so far."""
 
-    def __init__(self, program: NumpyProgram, ann: ir.Model, steps: int) -> None:
-        self.program, self.ann, self.steps = program, ann, steps
+    def __init__(
+        self, program: NumpyProgram, ann: ir.Model, steps: int, watch: Sequence[Watcher] = ()
+    ) -> None:
+        self.program, self.ann, self.steps, self.watch = program, ann, steps, watch
         network = program.network
         # Not on the grid: the activations of the trained network are fed into the synapses.
         self.teacher = NumpyProgram(network, np.float64)
@@ -161,7 +166,9 @@ class Visit:
         arrived: dict[ir.Node, Array] = {}
         sent: dict[ir.Node, Array] = {}
         said: _Said = {}
-        for t, values, _states in self.program.steps(x, self.steps):
+        for t, values, states in self.program.steps(x, self.steps):
+            for watcher in self.watch:
+                watcher(t, values, states)
             for tally in self.tallies:
                 node = tally.node
                 if t > int(attribute(node, "delay", 0)):

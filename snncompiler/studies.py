@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snncompiler.diagnostics import refuse
+from snncompiler.diagnostics import clean, refuse
 from snncompiler.session import Json, Session, progress, session
 
 if TYPE_CHECKING:
@@ -39,6 +39,63 @@ def doctor(
         snn = load(network)
         samples = _samples(data, snn, limit)
         current.write_json(examine(current, model, snn, samples, timesteps))
+
+
+def report(
+    network: Network,
+    data: Data,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.html", help="The report.")
+    ] = Path("report.html"),
+    reference: Annotated[
+        Path | None, typer.Option(metavar="MODEL.onnx", help="The trained network, to compare.")
+    ] = None,
+    other: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="SNN.onnx", help="Another to compare; repeatable."),
+    ] = None,
+    timesteps: Timesteps = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    examined: Annotated[int, typer.Option(help="Samples to examine layer by layer.")] = 16,
+    backend: Annotated[str, typer.Option(help="What measures the accuracy.")] = "numpy",
+    plots: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write all plots as PNG and SVG, too.")
+    ] = None,
+    dumps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The --dump-ir of 'compile', to show.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Write one HTML file that tells how good a conversion is, and why."""
+    others = other or []
+    with session(json_file, [output], [network, data, reference, *others]) as current:
+        from rich.text import Text
+
+        from snncompiler.driver import load
+        from snncompiler.page import write_report
+        from snncompiler.study import gather
+
+        if examined < 1:
+            raise refuse("cannot examine 0 samples", "one is needed", "choose --examined 1 or more")
+        networks = {_label(p, [network, *others]): load(p) for p in [network, *others]}
+        samples = _samples(data, next(iter(networks.values())), limit)
+        with progress() as bar:
+            study = gather(
+                networks,
+                samples,
+                reference=reference,
+                timesteps=timesteps,
+                backend=backend,
+                examined=examined,
+                progress=bar,
+            )
+            write_report(study, output, plots=plots, dumps=dumps)
+        current.show(Text(clean(f"wrote {output}")))
+        current.write_json({"output": str(output), **study.as_json()})
+
+
+def _label(path: Path, among: list[Path]) -> str:
+    return path.name if [p.name for p in among].count(path.name) == 1 else str(path)
 
 
 def compare(

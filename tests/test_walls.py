@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("snncompiler", "passes", "backends")
 #: The rooms that know how to compile, run and show; no other room of the ground knows of them.
 DOOR = {"driver", "compilation", "cli", "evaluation", "demo", "report", "__main__", "__init__"}
-DOOR |= {"comparison", "doctor", "energy", "examination", "operations", "session", "studies"}
+DOOR |= {"comparison", "doctor", "energy", "examination", "operations", "page", "provenance"}
+DOOR |= {"session", "studies", "study"}
 #: What the door may import from beyond the ground; the report names the recipes, no more.
 BEYOND = {
     "driver": {"passes", "backends"},
@@ -26,7 +27,9 @@ BEYOND = {
     "examination": {"backends"},
     "operations": {"backends"},
     "demo": {"passes", "backends"},
+    "provenance": {"passes.options"},
     "report": {"passes.recipes"},
+    "study": {"backends"},
 }
 FILES = {
     f"{package}.{'.'.join(path.relative_to(ROOT / package).with_suffix('').parts)}": path
