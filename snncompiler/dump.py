@@ -58,6 +58,18 @@ def require_writable(path: Path) -> None:
         raise _unwritable(path, error) from None
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder to write to, if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
 def _unwritable(path: Path, error: OSError) -> Exception:
     why = error.strerror or "the folder cannot be written"
     return refuse(f"cannot write '{path}'", why, "choose another folder")
@@ -82,10 +94,7 @@ class Dumps:
 
     def write(self, name: str, model: ir.Model) -> None:
         """Dump the model as it is after the pass `name`."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(self._folder, error) from None
+        make_folder(self._folder)
         stem = f"{self._number:03d}_{name}"
         text = compact(model)
         self._write(f"{stem}.txt", text.encode())

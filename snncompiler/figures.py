@@ -20,6 +20,7 @@ from snncompiler.graph import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 #: Stand-ins that become colours of the page, so that plots are read in light and dark.
@@ -73,7 +74,7 @@ def accuracy_curves(
     curves: Mapping[str, Mapping[int, float]], trained: float | None, what: str = "accuracy"
 ) -> Figure:
     """Accuracy (or agreement) against T by label, shares in [0, 1]; the trained network's line."""
-    with _plot(6.4, 3.2) as (figure, axes):
+    with _plot(4.8, 2.8) as (figure, axes):
         for (label, points), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
             x, y = list(points), [100 * v for v in points.values()]
             axes.plot(x, y, marker="o", markersize=4, color=colour, label=_legend(label))
@@ -99,10 +100,11 @@ def accuracy_curves(
 def decomposition_bars(parts: Mapping[str, Mapping[str, float]]) -> Figure:
     """Stacked bars of the error of each site, in percent; parts below zero to the left."""
     names = list(parts)
-    with _plot(6.4, 0.9 + 0.27 * len(names)) as (figure, axes):
+    visible = 5e-3 * max((100 * abs(v) for p in parts.values() for v in p.values()), default=0)
+    with _plot(4.8, 0.9 + 0.25 * len(names)) as (figure, axes):
         for cause in CAUSES:
             values = np.array([100 * parts[n].get(cause, 0.0) for n in names])
-            if np.abs(values).max(initial=0) < 1e-3:
+            if np.abs(values).max(initial=0) <= visible:
                 continue
             before = [_stacked(parts[n], cause) for n in names]
             axes.barh(
@@ -133,7 +135,7 @@ def _stacked(parts: Mapping[str, float], cause: str) -> float:
 def thresholds_by_layer(scales: Mapping[str, Array]) -> Figure:
     """Thresholds per channel (physical units) of each layer, as points."""
     names = list(scales)
-    with _plot(6.4, 0.7 + 0.27 * len(names)) as (figure, axes):
+    with _plot(4.8, 0.7 + 0.25 * len(names)) as (figure, axes):
         for i, name in enumerate(names):
             values = np.unique(scales[name])
             axes.plot(
@@ -142,7 +144,7 @@ def thresholds_by_layer(scales: Mapping[str, Array]) -> Figure:
             axes.plot(np.median(scales[name]), i, "o", color="#e0803a", markersize=4)
         axes.set_yticks(range(len(names)), [_short(n) for n in names], fontsize=8)
         axes.invert_yaxis()
-        axes.set(xlabel="threshold per channel, in units of the trained network (dot: median)")
+        axes.set(xlabel="threshold (dot: median)")
         return figure
 
 
@@ -168,6 +170,7 @@ def raster(train: Array) -> Figure:
             t, neuron = np.nonzero(sign * train > 0)
             size = 10 * np.abs(train[t, neuron])
             axes.scatter(t + 1, neuron, s=size, marker="|", color=colour, linewidths=1.2)
+        _whole_numbers(axes.xaxis, axes.yaxis)
         axes.set(xlabel="step", ylabel="neuron", xlim=(0.5, len(train) + 0.5))
         axes.set(ylim=(-0.5, train.shape[1] - 0.5))
         return figure
@@ -182,6 +185,7 @@ def membrane_traces(potential: Array, train: Array) -> Figure:
             fired = np.flatnonzero(train[:, i])
             axes.plot(steps[fired], potential[fired, i], ".", color=colour, markersize=5)
         axes.axhline(1, color=INK, linestyle="--", linewidth=0.8)
+        _whole_numbers(axes.xaxis)
         axes.set(xlabel="step (dot: spike)", ylabel="potential / threshold")
         return figure
 
@@ -229,6 +233,13 @@ def _save(figure: Figure, kind: str, salt: str, **settings: Any) -> bytes:
         metadata = {"Date": None} if kind == "svg" else {}
         figure.savefig(buffer, format=kind, dpi=130, metadata=metadata, **settings)
     return buffer.getvalue()
+
+
+def _whole_numbers(*scales: Axis) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for scale in scales:
+        scale.set_major_locator(MaxNLocator(integer=True))
 
 
 def _legend(label: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from snncompiler.decomposition import CAUSES
 from snncompiler.diagnostics import clean, refuse
 from snncompiler.drawing import HEIGHT, WIDTH, draw
 from snncompiler.dump import write_whole
-from snncompiler.provenance import commands, diffs
+from snncompiler.provenance import commands
 from snncompiler.study import Entry, Study
 from snncompiler.text import as_json
 
@@ -34,13 +34,9 @@ def plots_of(study: Study) -> dict[str, Figure]:
     """Every plot of the report by name, in order; those of layer i end in ' i'."""
     measure = _measure(study)
     first = study.entries[0].evaluation
-    result = {
-        "accuracy": figures.accuracy_curves(
-            {e.label: e.curve() for e in study.entries if e.curve()},
-            first.ann_accuracy if measure == "accuracy" else None,
-            measure,
-        )
-    }
+    curves = {e.label: e.curve() for e in study.entries if e.curve()}
+    trained = first.ann_accuracy if measure == "accuracy" else None
+    result = {"accuracy": figures.accuracy_curves(curves, trained, measure)} if curves else {}
     if study.sites:
         result["decomposition"] = figures.decomposition_bars({s.name: s.parts for s in study.sites})
     if study.thresholds:
@@ -59,8 +55,10 @@ def plots_of(study: Study) -> dict[str, Figure]:
     return result
 
 
-def render(study: Study, plots: Mapping[str, Figure], dumps: Path | None = None) -> str:
-    """The HTML of a study. dumps: the folder of `--dump-ir`, whose differences are shown."""
+def render(
+    study: Study, plots: Mapping[str, Figure], differences: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The HTML of a study. differences: (pass, what it changed), see `provenance.diffs`."""
     try:
         import jinja2
     except ImportError:
@@ -97,7 +95,7 @@ def render(study: Study, plots: Mapping[str, Figure], dumps: Path | None = None)
         box_height=HEIGHT,
         nodes=_nodes(study),
         story=[s for s in _listed(first.record.get("story")) if isinstance(s, dict)],
-        diffs=diffs(dumps),
+        diffs=differences,
         commands=commands(first.label, first.record),
         provenance=_provenance(first.record),
         css=parts["css"],
@@ -108,22 +106,20 @@ def render(study: Study, plots: Mapping[str, Figure], dumps: Path | None = None)
 
 
 def write_report(
-    study: Study, output: Path, *, plots: Path | None = None, dumps: Path | None = None
+    study: Study,
+    output: Path,
+    *,
+    plots: Path | None = None,
+    differences: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write the page and, if a folder is given, every plot as PNG and SVG.
+    """Write the page and, into a folder that exists, every plot as PNG and SVG.
 
     Raises:
-        InputError: a file cannot be written, dumps hold no differences, or matplotlib or jinja2
-            is missing.
+        InputError: a file cannot be written, or matplotlib or jinja2 is missing.
     """
     drawn = plots_of(study)
-    page = render(study, drawn, dumps)
+    page = render(study, drawn, differences)
     if plots is not None:
-        try:
-            plots.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = error.strerror or "it cannot be made"
-            raise refuse(f"cannot write '{plots}'", why, "choose another --plots") from None
         for name, figure in drawn.items():
             for kind in ("png", "svg"):
                 file = plots / f"{_file_name(name, study)}.{kind}"
@@ -157,7 +153,7 @@ def _cards(study: Study) -> list[dict[str, str]]:
     curve = first.curve()
     if curve:
         ann = evaluation.ann_accuracy
-        note = f"trained network {100 * ann:.2f} %" if ann is not None else gamma
+        note = f"trained: {100 * ann:.2f} %" if ann is not None else gamma
         title = f"{_measure(study)} at T = {evaluation.timesteps}"
         cards.append((title, f"{100 * curve[evaluation.timesteps]:.2f} %", note))
         latency = first.latency()
@@ -192,7 +188,10 @@ def _counts(entries: Iterable[Entry]) -> list[dict[str, object]]:
     )
     listed = list(entries)
     result: list[dict[str, object]] = [
-        {"title": title, "cells": [form.format(getattr(e.operations, key)) for e in listed]}
+        {
+            "title": title,
+            "cells": [form.format(getattr(e.operations, key)).replace("%", " %") for e in listed],
+        }
         for title, key, form in rows
     ]
     macs = [f"{e.evaluation.ann_macs_per_sample:,}" for e in listed]

@@ -70,6 +70,6 @@ def diffs(folder: Path | None) -> list[tuple[str, str]]:
         lines = [clean(line) for line in file.read_text(errors="replace").splitlines()]
         if len(lines) > _LINES:
             lines = [*lines[:_LINES], f"... {len(lines) - _LINES} more lines in {file.name}"]
-        if lines:
+        if any(lines):
             result.append((file.stem.partition("_")[2], "\n".join(lines)))
     return result

@@ -72,11 +72,16 @@ def report(
         from rich.text import Text
 
         from snncompiler.driver import load
+        from snncompiler.dump import make_folder
         from snncompiler.page import write_report
+        from snncompiler.provenance import diffs
         from snncompiler.study import gather
 
         if examined < 1:
             raise refuse("cannot examine 0 samples", "one is needed", "choose --examined 1 or more")
+        differences = diffs(dumps)
+        if plots is not None:
+            make_folder(plots)
         networks = {_label(p, [network, *others]): load(p) for p in [network, *others]}
         samples = _samples(data, next(iter(networks.values())), limit)
         with progress() as bar:
@@ -89,7 +94,7 @@ def report(
                 examined=examined,
                 progress=bar,
             )
-            write_report(study, output, plots=plots, dumps=dumps)
+            write_report(study, output, plots=plots, differences=differences)
         current.show(Text(clean(f"wrote {output}")))
         current.write_json({"output": str(output), **study.as_json()})
 

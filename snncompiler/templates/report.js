@@ -11,7 +11,7 @@
 
   function fit() {
     const box = svg.getBoundingClientRect();
-    scale = Math.min(1.1, box.width / width);
+    scale = Math.min(0.85, box.width / width);
     x = (box.width - width * scale) / 2;
     y = 0;
     place();
