@@ -56,8 +56,11 @@ _STYLE: dict[str, Any] = {
 
 
 @contextmanager
-def _plot(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of so many inches with one pair of axes, in our style."""
+def _plot(width: float, height: float, margins: bool = True) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of so many inches with one pair of axes, in our style.
+
+    margins: fixed ones; else as wide as the labels need, which takes drawing everything twice.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -66,7 +69,9 @@ def _plot(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
             "plots need matplotlib", "it is not installed", "pip install 'snncompiler[report]'"
         ) from None
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
+        if margins:
+            figure.subplots_adjust(0.62 / width, 0.45 / height, 1 - 0.1 / width, 1 - 0.1 / height)
         yield figure, figure.subplots()
 
 
@@ -101,7 +106,7 @@ def decomposition_bars(parts: Mapping[str, Mapping[str, float]]) -> Figure:
     """Stacked bars of the error of each site, in percent; parts below zero to the left."""
     names = list(parts)
     visible = 5e-3 * max((100 * abs(v) for p in parts.values() for v in p.values()), default=0)
-    with _plot(4.8, 0.9 + 0.25 * len(names)) as (figure, axes):
+    with _plot(4.8, 0.9 + 0.25 * len(names), margins=False) as (figure, axes):
         for cause in CAUSES:
             values = np.array([100 * parts[n].get(cause, 0.0) for n in names])
             if np.abs(values).max(initial=0) <= visible:
@@ -135,7 +140,7 @@ def _stacked(parts: Mapping[str, float], cause: str) -> float:
 def thresholds_by_layer(scales: Mapping[str, Array]) -> Figure:
     """Thresholds per channel (physical units) of each layer, as points."""
     names = list(scales)
-    with _plot(4.8, 0.7 + 0.25 * len(names)) as (figure, axes):
+    with _plot(4.8, 0.7 + 0.25 * len(names), margins=False) as (figure, axes):
         for i, name in enumerate(names):
             values = np.unique(scales[name])
             axes.plot(
