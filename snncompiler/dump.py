@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from snncompiler.diagnostics import refuse
+from snncompiler.ops import DOMAIN, functions
 from snncompiler.text import compact, diff
 
 
@@ -98,7 +99,11 @@ class Dumps:
         stem = f"{self._number:03d}_{name}"
         text = compact(model)
         self._write(f"{stem}.txt", text.encode())
-        self._write(f"{stem}.onnx", ir.to_proto(model).SerializeToString())
+        proto = ir.to_proto(model)
+        if DOMAIN in model.opset_imports and not model.functions:
+            # Viewers then know the names of a neuron's inputs, and what is inside.
+            proto.functions.extend(functions())
+        self._write(f"{stem}.onnx", proto.SerializeToString())
         if self._number:
             changes = diff(self._before, text, (self._label, stem))
             self._write(f"{stem}.diff", changes.encode())

@@ -71,6 +71,7 @@ def render(
         autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined
     )
     environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    environment.filters["microjoule"] = lambda uj: f"{uj:,.0f} uJ" if uj >= 100 else f"{uj:.3g} uJ"
     digest = base64.b64encode(hashlib.sha256(parts["js"].encode()).digest()).decode()
     first = study.entries[0]
     diagnosis = study.diagnosis
