@@ -113,7 +113,11 @@ def main() -> None:
         ("connection sparsity", ours.connection_sparsity, ConnectionSparsity()(wrapped)),
         ("activation sparsity", ours.activation_sparsity, float(np.mean(silent))),
         ("dense operations", ours.dense, operations["Dense"]),
-        ("... first synapse at every step", ours.dense + (T - 1) * first.dense, operations["Dense"]),
+        (
+            "... first synapse at every step",
+            ours.dense + (T - 1) * first.dense,
+            operations["Dense"],
+        ),
         ("effective MACs", ours.effective_macs, operations["Effective_MACs"]),
         (
             "... first synapse at every step",
