@@ -11,15 +11,17 @@ def advise(cause: str, timesteps: int, record: Mapping[str, Any]) -> str:
 
     timesteps: the T of the run. record: what the compiler noted (see `graph.RECORD`).
     """
-    passes = {p["name"]: p for p in record.get("passes", []) if isinstance(p, dict)}
+    noted = record.get("passes")
+    listed = [p for p in noted if isinstance(p, dict)] if isinstance(noted, list) else []
+    passes = {str(p.get("name")): p for p in listed}
     thresholds, neurons = passes.get("thresholds", {}), passes.get("neurons", {})
     match cause:
         case "clipping":
-            return _against_clipping(thresholds, float(neurons.get("gamma", 1)))
+            return _against_clipping(thresholds, _number(neurons, "gamma", 1.0))
         case "quantisation":
-            return _against_quantisation(timesteps, float(neurons.get("v_init", 0.5)))
+            return _against_quantisation(timesteps, _number(neurons, "v_init", 0.5))
         case "unevenness":
-            return _against_unevenness(timesteps, float(neurons.get("gamma_neg", 0)))
+            return _against_unevenness(timesteps, _number(neurons, "gamma_neg", 0.0))
         case "pooling":
             return (
                 "pool spikes with snn.MLIPool, which is exact (the pass 'pooling' puts it in); "
@@ -31,6 +33,12 @@ def advise(cause: str, timesteps: int, record: Mapping[str, Any]) -> str:
                 "they were rounded to the grid, try --set grid.enabled=false"
             )
     return "look at the layers before it"
+
+
+def _number(options: Mapping[str, Any], name: str, usual: float) -> float:
+    """An option on a record that may be a stranger's."""
+    value = options.get(name)
+    return float(value) if isinstance(value, (int, float)) else usual
 
 
 def _against_clipping(thresholds: Mapping[str, Any], gamma: float) -> str:

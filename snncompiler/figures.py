@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from snncompiler.decomposition import CAUSES
-from snncompiler.diagnostics import clean, refuse
+from snncompiler.diagnostics import clean
 from snncompiler.graph import Array
 
 if TYPE_CHECKING:
@@ -61,13 +61,9 @@ def _plot(width: float, height: float, margins: bool = True) -> Iterator[tuple[F
 
     margins: fixed ones; else as wide as the labels need, which takes drawing everything twice.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise refuse(
-            "plots need matplotlib", "it is not installed", "pip install 'snncompiler[report]'"
-        ) from None
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
         if margins:

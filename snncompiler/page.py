@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from snncompiler import __version__, figures
 from snncompiler.decomposition import CAUSES
-from snncompiler.diagnostics import clean, refuse
+from snncompiler.diagnostics import clean, clean_lines, refuse
 from snncompiler.drawing import HEIGHT, WIDTH, draw
 from snncompiler.dump import write_whole
 from snncompiler.provenance import commands
@@ -28,6 +29,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DETAILS = 4000  # characters of one field in the details of a node
+
+
+def require_extra() -> None:
+    """Fail before the work if what the page is made with is not installed.
+
+    Raises:
+        InputError: matplotlib or jinja2 is missing.
+    """
+    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise refuse(
+            f"the report needs {' and '.join(missing)}",
+            "what draws it is an extra that is not installed",
+            "pip install 'snncompiler[report]'",
+        )
 
 
 def plots_of(study: Study) -> dict[str, Figure]:
@@ -59,17 +75,14 @@ def render(
     study: Study, plots: Mapping[str, Figure], differences: Sequence[tuple[str, str]] = ()
 ) -> str:
     """The HTML of a study. differences: (pass, what it changed), see `provenance.diffs`."""
-    try:
-        import jinja2
-    except ImportError:
-        raise refuse(
-            "the report needs jinja2", "it is not installed", "pip install 'snncompiler[report]'"
-        ) from None
+    import jinja2
+
     folder = resources.files("snncompiler") / "templates"
     parts = {kind: (folder / f"report.{kind}").read_text() for kind in ("html", "css", "js")}
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     environment.filters["microjoule"] = lambda uj: f"{uj:,.0f} uJ" if uj >= 100 else f"{uj:.3g} uJ"
     digest = base64.b64encode(hashlib.sha256(parts["js"].encode()).digest()).decode()
@@ -95,7 +108,7 @@ def render(
         box_width=WIDTH,
         box_height=HEIGHT,
         nodes=_nodes(study),
-        story=[s for s in _listed(first.record.get("story")) if isinstance(s, dict)],
+        story=_story(first.record),
         diffs=differences,
         commands=commands(first.label, first.record),
         provenance=_provenance(first.record),
@@ -118,6 +131,7 @@ def write_report(
     Raises:
         InputError: a file cannot be written, or matplotlib or jinja2 is missing.
     """
+    require_extra()
     drawn = plots_of(study)
     page = render(study, drawn, differences)
     if plots is not None:
@@ -227,14 +241,14 @@ def _nodes(study: Study) -> list[dict[str, str]]:
         if node["name"] in sites:
             site = sites[node["name"]]
             fields["error"] = (
-                f"{site.error:.2%}, mostly its own {site.cause}"
+                f"{site.error:.2%}; what is its own is mostly {site.cause}"
                 if site.cause
                 else f"{site.error:.2%}, inherited"
             )
             fields["effect"] = f"{site.effect:.2%} of the output"
         result.append(
             {
-                k: clean(str(v))[:_DETAILS] if "\n" not in str(v) else str(v)[:_DETAILS]
+                k: clean_lines(str(v).split("\n"))[:_DETAILS]
                 for k, v in fields.items()
                 if v not in (None, "")
             }
@@ -247,5 +261,8 @@ def _provenance(record: Mapping[str, object]) -> list[tuple[str, str]]:
     return [(key, clean(str(record[key]))) for key in keys if key in record]
 
 
-def _listed(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _story(record: Mapping[str, object]) -> list[dict[str, str]]:
+    """What each pass did, as far as the record, which is a stranger's, says so."""
+    story = record.get("story")
+    steps = [s for s in story if isinstance(s, dict)] if isinstance(story, list) else []
+    return [{k: clean(str(s.get(k, ""))) for k in ("name", "changed", "check")} for s in steps]

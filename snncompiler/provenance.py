@@ -15,13 +15,17 @@ _LINES = 400  # of one difference
 
 def commands(artifact: str, record: Mapping[str, Any]) -> str:
     """The command lines that compile and run the network again, from its record."""
+    recipe, steps, seed = (_quoted(str(record.get(k))) for k in ("recipe", "timesteps", "seed"))
     line = (
-        f"snnc compile MODEL.onnx --calibration DATA.npz --recipe {record.get('recipe', '?')} "
-        f"--timesteps {record.get('timesteps', '?')} --seed {record.get('seed', 0)}"
+        f"snnc compile MODEL.onnx --calibration DATA.npz --recipe {recipe} "
+        f"--timesteps {steps} --seed {seed}"
     )
     if record.get("form") == "physical":
         line += " --form physical"
-    line += "".join(f" --set {name}={json.dumps(value)}" for name, value in _changed(record))
+    for name, value in _changed(record):
+        line += " --set " + _quoted(
+            f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        )
     made = f"{line} -o {_quoted(artifact)}"
     return (
         clean(made) + "\n" + clean(f"snnc run {_quoted(artifact)} TEST.npz --reference MODEL.onnx")
@@ -36,17 +40,18 @@ def _changed(record: Mapping[str, Any]) -> list[tuple[str, object]]:
         usual = {p.name: asdict(p) for p in configure(str(record.get("recipe")), {})}  # type: ignore[call-overload]
     except InputError:
         return []
-    found = []
-    for noted in record.get("passes", []):
-        for key, value in noted.items():
-            known = usual.get(str(noted.get("name")), {})
-            if key in known and known[key] != value:
-                found.append((f"{noted['name']}.{key}", value))
-    return found
+    passes = record.get("passes")
+    return [
+        (f"{noted['name']}.{key}", value)
+        for noted in (passes if isinstance(passes, list) else [])
+        if isinstance(noted, dict)
+        for key, value in noted.items()
+        if value != usual.get(str(noted.get("name")), {}).get(key, value)
+    ]
 
 
 def _quoted(name: str) -> str:
-    plain = name and all(c.isalnum() or c in "._-/" for c in name)
+    plain = name and all(c.isalnum() or c in "._-/=" for c in name)
     return name if plain else "'" + name.replace("'", "'\\''") + "'"
 
 

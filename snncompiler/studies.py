@@ -73,12 +73,13 @@ def report(
 
         from snncompiler.driver import load
         from snncompiler.dump import make_folder
-        from snncompiler.page import write_report
+        from snncompiler.page import require_extra, write_report
         from snncompiler.provenance import diffs
         from snncompiler.study import gather
 
         if examined < 1:
             raise refuse("cannot examine 0 samples", "one is needed", "choose --examined 1 or more")
+        require_extra()
         differences = diffs(dumps)
         if plots is not None:
             make_folder(plots)

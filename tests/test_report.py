@@ -16,9 +16,12 @@ import onnx.helper
 import pytest
 from typer.testing import CliRunner, Result
 
+from snncompiler.advice import advise
 from snncompiler.cli import app
 from snncompiler.data import Samples
+from snncompiler.decomposition import CAUSES
 from snncompiler.driver import compile_model, load
+from snncompiler.graph import RECORD
 from snncompiler.provenance import commands, diffs
 from snncompiler.text import record_of
 
@@ -274,3 +277,22 @@ def test_what_cannot_be_reported_is_told(folder: Path, tmp_path: Path) -> None:
         assert words in result.output
         assert not out.exists()
     assert diffs(None) == []
+
+
+@pytest.mark.parametrize("junk", [None, 7, "x", [1, None], [{"name": 3, "gamma": {}}], {"a": "b"}])
+def test_a_record_of_a_stranger_does_no_harm(folder: Path, junk: object) -> None:
+    record = {
+        **record_of(load(folder / "binary.onnx")),
+        "passes": junk,
+        "story": junk,
+        "seed": junk,
+    }
+    assert "snnc compile" in commands("a b.onnx", record)
+    assert "'a b.onnx'" in commands("a b.onnx", record)
+    for cause in CAUSES:
+        assert advise(cause, 8, record)
+    with np.load(TEST) as test:
+        model = load(folder / "binary.onnx")
+        model.metadata_props[RECORD] = json.dumps(record)
+        study = gather({"snn": model}, Samples(test["x"][:2], None), timesteps=2, examined=1)
+    assert "How it was made" in render(study, {})

@@ -130,3 +130,17 @@ def test_networks_of_different_tasks_are_not_compared(folder: Path) -> None:
     other = compile_model(model, calibration(model, 0), timesteps=4).model
     with pytest.raises(InputError, match="cannot be compared"):
         compare((load(folder / "digits.snn.onnx"), other), Samples(data_x(2), None))
+
+
+def test_a_report_without_its_libraries_is_refused_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n: None if n == "matplotlib" else found(n)
+    )
+    order = ("report", folder / "digits.snn.onnx", TEST, "-o", folder / "r.html")
+    assert "the report needs matplotlib" in snnc(*order, code=2).output
+    assert not (folder / "r.html").exists()
