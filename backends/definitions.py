@@ -41,6 +41,7 @@ _SPIKING = ("Encode", "IF", "LeakyIF", "MLIPool", "TwinSynapse")
 
 Values = dict[ir.Value | None, Array]
 State = tuple[Array, ...]
+States = dict[ir.Node, State]
 Parameters = dict[str, Any]
 
 
@@ -79,7 +80,7 @@ def potential(node: ir.Node, state: State, parameters: Parameters) -> Array:
     return v
 
 
-def initial(node: ir.Node, current: Array) -> State:
+def initial_state(node: ir.Node, current: Array) -> State:
     """The state of a spiking op before the first step, for currents of this shape."""
     zeros = np.zeros(current.shape)
     match node.op_type:
@@ -96,7 +97,7 @@ def initial(node: ir.Node, current: Array) -> State:
     return ()
 
 
-def parameters(node: ir.Node) -> Parameters:
+def parameters_of(node: ir.Node) -> Parameters:
     """The attributes of a node and, of a spiking one, its threshold, as its op takes them."""
     found = {name: attribute(node, name) for name in _ATTRIBUTES.get(node.op_type, ())}
     if node.domain == DOMAIN:

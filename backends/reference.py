@@ -9,6 +9,8 @@ It is the reference that every other backend has to match, spike by spike.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import DTypeLike
@@ -24,12 +26,12 @@ from backends.base import (
     unsupported,
 )
 from backends.definitions import (
-    State,
+    States,
     Values,
     evaluate,
-    initial,
+    initial_state,
     is_known,
-    parameters,
+    parameters_of,
     potential,
     spike,
 )
@@ -67,7 +69,7 @@ class NumpyProgram:
 
     def __init__(self, network: Network, dtype: DTypeLike) -> None:
         self.network, self.dtype = network, np.dtype(dtype)
-        self.parameters = {n: parameters(n) for n in (*network.static, *network.steps)}
+        self.parameters = {n: parameters_of(n) for n in (*network.static, *network.steps)}
         self.constants: Values = {}
         for node in self.parameters:
             for value in node.inputs:
@@ -94,21 +96,8 @@ class NumpyProgram:
         return join(traces)
 
     def _run(self, x: Array, timesteps: int, observe: Observe) -> Trace:
-        values: Values = {**self.constants, self.network.image: x.astype(self.dtype)}
-        for node in self.network.static:
-            values[node.outputs[0]] = evaluate(node, values, self.parameters[node])
-        states: dict[ir.Node, State] = {}
         recorder = Recorder(timesteps, len(x), observe, self.dtype)
-        for t in range(1, timesteps + 1):
-            for node in self.network.steps:
-                parameters = self.parameters[node]
-                if node.domain == "":
-                    values[node.outputs[0]] = evaluate(node, values, parameters)
-                    continue
-                current = values[node.inputs[0]]
-                state = states.get(node) or initial(node, current)
-                sent, states[node] = spike(node, current, state, t, parameters)
-                values[node.outputs[0]] = sent.astype(self.dtype, copy=False)
+        for t, values, states in self.steps(x, timesteps):
             for output in self.network.outputs:
                 recorder.read(output, values[output.current], t)
             for layer in self.network.layers:
@@ -117,3 +106,28 @@ class NumpyProgram:
                     v = potential(layer.node, states[layer.node], self.parameters[layer.node])
                     recorder.membrane(layer, v, t)
         return recorder.trace()
+
+    def still(self, x: Array) -> Values:
+        """The constants and all that sees no time, for the samples x, float32 [N, ...]."""
+        values: Values = {**self.constants, self.network.image: x.astype(self.dtype)}
+        for node in self.network.static:
+            values[node.outputs[0]] = evaluate(node, values, self.parameters[node])
+        return values
+
+    def steps(self, x: Array, timesteps: int) -> Iterator[tuple[int, Values, States]]:
+        """After every step t: t, every value of the network, the states of its spiking ops.
+
+        The two dictionaries are the same ones at every step.
+        """
+        values, states = self.still(x), States()
+        for t in range(1, timesteps + 1):
+            for node in self.network.steps:
+                parameters = self.parameters[node]
+                if node.domain == "":
+                    values[node.outputs[0]] = evaluate(node, values, parameters)
+                    continue
+                current = values[node.inputs[0]]
+                state = states.get(node) or initial_state(node, current)
+                sent, states[node] = spike(node, current, state, t, parameters)
+                values[node.outputs[0]] = sent.astype(self.dtype, copy=False)
+            yield t, values, states

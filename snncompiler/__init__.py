@@ -6,15 +6,30 @@ The public names are looked up when first used, so that `import snncompiler` cos
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "check_model", "compile_model", "load", "simulate"]
+__all__ = [
+    "__version__",
+    "check_model",
+    "compare",
+    "compile_model",
+    "diagnose",
+    "gather",
+    "load",
+    "simulate",
+    "write_report",
+]
+_HOMES = {"compare": "comparison", "diagnose": "doctor", "gather": "study", "write_report": "page"}
 
 if TYPE_CHECKING:
+    from snncompiler.comparison import compare
+    from snncompiler.doctor import diagnose
     from snncompiler.driver import check_model, compile_model, load, simulate
+    from snncompiler.page import write_report
+    from snncompiler.study import gather
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from snncompiler import driver
+        from importlib import import_module
 
-        return getattr(driver, name)
+        return getattr(import_module(f"snncompiler.{_HOMES.get(name, 'driver')}"), name)
     raise AttributeError(f"module 'snncompiler' has no attribute {name!r}")

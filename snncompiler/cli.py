@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from snncompiler import __version__
-from snncompiler.diagnostics import Diagnostic, clean, clean_lines, refuse
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from snncompiler import __version__, studies
+from snncompiler.diagnostics import clean_lines, refuse
+from snncompiler.session import Json, say
+from snncompiler.session import progress as _progress
+from snncompiler.session import session as _session
 
 app = typer.Typer(
     name="snnc",
@@ -28,124 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Json = Annotated[
-    str | None,
-    typer.Option(
-        "--json", metavar="FILE", help="Write the result as JSON ('-': to stdout, alone)."
-    ),
-]
-
-
-class _Session:
-    """Where output goes: tables to stdout, progress to stderr, JSON to its file."""
-
-    def __init__(self, json_file: str | None) -> None:
-        self.json_file = json_file
-        self.quiet = json_file == "-"
-
-    def show(self, table: RenderableType) -> None:
-        if not self.quiet:
-            console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-            console.width = console.width if sys.stdout.isatty() else 240
-            console.print(table)
-
-    def write_json(self, value: object) -> None:
-        from snncompiler.report import as_python
-
-        if self.json_file is None:
-            return
-        text = json.dumps(value, indent=2, default=as_python) + "\n"
-        if self.quiet:
-            sys.stdout.write(text)
-            return
-        from snncompiler.dump import write_whole
-
-        write_whole(Path(self.json_file), text.encode())
-
-
-@contextlib.contextmanager
-def _session(
-    json_file: str | None, outputs: Sequence[Path | None] = (), inputs: Sequence[Path | None] = ()
-) -> Iterator[_Session]:
-    """Run a command; errors become messages, JSON twins and exit codes.
-
-    outputs: files to write, besides the JSON. inputs: files to read, never to be overwritten.
-    """
-    session = _Session("-" if json_file == "-" else None)
-    try:
-        if json_file not in (None, "-"):
-            _require(Path(str(json_file)), inputs)
-            session = _Session(json_file)
-        for path in outputs:
-            if path is not None:
-                _require(path, inputs)
-        yield session
-    except (typer.Exit, BrokenPipeError):
-        raise  # the former has told its story, typer knows what to do about the latter
-    except Diagnostic as error:
-        _say(str(error))
-        _twin(session, error.as_json())
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        _say("interrupted")
-        raise typer.Exit(130) from None
-    except MemoryError:
-        _fail(session, "the memory does not suffice", "use fewer samples, or a smaller --batch")
-    except Exception as error:
-        if os.environ.get("SNNC_DEBUG"):
-            raise
-        text = f"{type(error).__name__}: {error}"
-        _fail(session, text, "set SNNC_DEBUG=1 to see where, and report it with the model")
-
-
-def _fail(session: _Session, why: str, do: str) -> NoReturn:
-    what = "internal error"
-    _say(f"error: {what}\n  why: {clean(why)}\n  do:  {do}")
-    _twin(session, {"error": [{"what": what, "why": why, "do": do, "node": ""}], "exit_code": 1})
-    raise typer.Exit(1)
-
-
-def _twin(session: _Session, value: object) -> None:
-    # A JSON file that cannot be written must not hide the error that it was to carry.
-    with contextlib.suppress(Diagnostic):
-        session.write_json(value)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-def _require(target: Path, inputs: Sequence[Path | None]) -> None:
-    """Fail before the work if a file cannot be written, or is one of those to be read."""
-    from snncompiler.dump import require_writable
-
-    require_writable(target)
-    for path in inputs:
-        if path is not None and path.exists() and target.exists() and target.samefile(path):
-            raise refuse(
-                f"the output '{target}' is also an input",
-                "it would be overwritten",
-                "name another file",
-            )
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr for work that takes longer than a second; nothing when piped."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("starting", total=1)
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield report
 
 
 def _version(wanted: bool) -> None:
@@ -183,7 +61,7 @@ def check(
                 Problem(f"cannot convert '{v.op}' at node '{v.name}'", v.reason, v.advice, v.name)
                 for v in refused
             ]
-            _say(render(problems))
+            say(render(problems))
             raise typer.Exit(InputError.exit_code)
 
 
@@ -214,6 +92,9 @@ def compile_(
         str, typer.Option(help="'normalised' (thresholds 1) or 'physical' (weights as trained).")
     ] = "normalised",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    doctor: Annotated[
+        bool, typer.Option("--doctor", help="Then examine it on 32 of the calibration samples.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Compile a trained network into a spiking one; every pass is verified."""
@@ -243,7 +124,11 @@ def compile_(
                 progress=progress,
             )
         session.show(compiled_table(result))
-        session.write_json(result.as_json())
+        told = result.as_json()
+        if doctor:
+            first = samples._replace(x=samples.x[:32])
+            told["doctor"] = studies.examine(session, proto, result.model, first)
+        session.write_json(told)
 
 
 @app.command(epilog="Example: snnc run model.snn.onnx test.npz --reference model.onnx --limit 500")
@@ -369,6 +254,17 @@ def demo(
         with _progress() as progress:
             result = tell(output, session.show, progress)
         session.write_json(result)
+
+
+app.command(epilog="Example: snnc doctor model.onnx model.snn.onnx test.npz")(studies.doctor)
+app.command(epilog="Example: snnc compare binary.snn.onnx ternary.snn.onnx test.npz")(
+    studies.compare
+)
+
+
+app.command(epilog="Example: snnc report model.snn.onnx test.npz --reference model.onnx")(
+    studies.report
+)
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -199,7 +199,7 @@ def compile_model(
             job.dumps.discard()
         raise
     model = network.model
-    _finish(model, recipe, timesteps, form, seed, network, job, pipeline)
+    _finish(model, recipe, timesteps, form, seed, network, job, pipeline, story)
     layers = [n for n in model.graph if n.op_type in NEURONS]
     compiled = Compiled(
         model=model,
@@ -225,6 +225,7 @@ def _finish(
     network: frontend.Network,
     job: Compilation,
     pipeline: list[Pass],
+    story: list[Step],
 ) -> None:
     """Put the record and the function bodies into the model."""
     digest = hashlib.sha256(np.ascontiguousarray(job.context.calibration).tobytes()).hexdigest()
@@ -240,6 +241,7 @@ def _finish(
         "host": network.host,
         "ann_macs": job.ann_macs,
         "passes": [{"name": p.name, **asdict(p)} for p in pipeline],  # type: ignore[call-overload]
+        "story": [{"name": s.name, "changed": s.changed, "check": s.check} for s in story],
         "versions": {"onnx": onnx.__version__, "onnx_ir": ir.__version__, "numpy": np.__version__},
     }
     model.metadata_props[RECORD] = json.dumps(record)

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from snncompiler.diagnostics import refuse
+from snncompiler.ops import DOMAIN, functions
 from snncompiler.text import compact, diff
 
 
@@ -58,6 +59,18 @@ def require_writable(path: Path) -> None:
         raise _unwritable(path, error) from None
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder to write to, if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
 def _unwritable(path: Path, error: OSError) -> Exception:
     why = error.strerror or "the folder cannot be written"
     return refuse(f"cannot write '{path}'", why, "choose another folder")
@@ -82,14 +95,15 @@ class Dumps:
 
     def write(self, name: str, model: ir.Model) -> None:
         """Dump the model as it is after the pass `name`."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(self._folder, error) from None
+        make_folder(self._folder)
         stem = f"{self._number:03d}_{name}"
         text = compact(model)
         self._write(f"{stem}.txt", text.encode())
-        self._write(f"{stem}.onnx", ir.to_proto(model).SerializeToString())
+        proto = ir.to_proto(model)
+        if DOMAIN in model.opset_imports and not model.functions:
+            # Viewers then know the names of a neuron's inputs, and what is inside.
+            proto.functions.extend(functions())
+        self._write(f"{stem}.onnx", proto.SerializeToString())
         if self._number:
             changes = diff(self._before, text, (self._label, stem))
             self._write(f"{stem}.diff", changes.encode())

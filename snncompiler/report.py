@@ -15,6 +15,8 @@ from snncompiler.diagnostics import clean
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from snncompiler.comparison import Comparison
+    from snncompiler.doctor import Diagnosis
     from snncompiler.driver import Compiled
     from snncompiler.evaluation import Evaluation
     from snncompiler.verdicts import Check
@@ -127,6 +129,63 @@ def _summary(result: Evaluation) -> str:
         share = total / result.ann_macs_per_sample
         text += f"; the ANN needs {result.ann_macs_per_sample:,} MACs ({share:.2f} SOP per MAC)"
     return text
+
+
+def doctor_table(result: Diagnosis) -> RenderableType:
+    """One row per layer: its error and the parts of it; then the verdict."""
+    from snncompiler.decomposition import CAUSES
+
+    table = _table(
+        "", "layer", "op", ">error", *(f">{c}" for c in CAUSES), *">alone >effect >SIN".split()
+    )
+    for site in result.sites:
+        mark = ">" if site.name == result.first else "+" if site.name in result.also else ""
+        parts = [_percent(site.parts[c]) if site.sizes[c] else "" for c in CAUSES]
+        row = [_percent(site.error), *parts, *map(_percent, (site.alone, site.effect, site.sin))]
+        table.add_row(mark, Text(clean(site.name)), site.op, *row)
+    lines = [
+        f"\n{result.samples:,} samples, T = {result.timesteps}: "
+        f"output error {result.output_error:.2%}"
+    ]
+    if result.accuracy is not None and result.ann_accuracy is not None:
+        lines[0] += f", accuracy {result.accuracy:.2%} (trained network {result.ann_accuracy:.2%})"
+    if result.first is not None:
+        lines.append(f"first bad layer: {clean(result.first)}, mostly {result.cause}")
+        if result.also:
+            lines.append(f"about as bad, later: {', '.join(map(clean, result.also))}")
+    lines.append(f"advice: {result.advice}")
+    lines += [f"warning: {clean(w)}" for w in result.warnings]
+    return Group(table, Text("\n".join(lines)))
+
+
+def comparison_table(result: Comparison) -> RenderableType:
+    """Outputs against time, spikes by layer, and where the two part."""
+    labels = [clean(label) for label in result.labels]
+    over_time = _table(
+        ">T", *(f">{label}" for label in result.accuracy_at), ">same top-1", ">output difference"
+    )
+    for t, agreement in result.agreement_at.items():
+        shares = [_percent(at[t]) for at in result.accuracy_at.values()]
+        difference = _percent(result.output_difference_at[t])
+        over_time.add_row(t, *shares, _percent(agreement), difference)
+    layers = _table("layer", "op", ">different spikes", ">share", ">first step")
+    for layer in result.layers:
+        share = _percent(layer.different / layer.entries if layer.entries else 0.0)
+        first = "" if layer.first_step is None else str(layer.first_step)
+        layers.add_row(Text(clean(layer.name)), layer.op, f"{layer.different:,}", share, first)
+    lines = [f"\n{result.samples:,} samples, T = {result.timesteps}: {' and '.join(labels)}"]
+    if result.only:
+        lines.append(f"not in both: {', '.join(map(clean, result.only))}")
+    if result.first is not None:
+        name, step = result.first
+        lines.append(f"they part in layer {clean(name)} at step {step}")
+    else:
+        lines.append("every spike is the same" + (" in the common layers" if result.only else ""))
+    return Group(over_time, Text(""), layers, Text("\n".join(lines)))
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}".replace("-0.00%", "0.00%")
 
 
 def inspect_table(model: ir.Model, record: dict[str, object]) -> RenderableType:

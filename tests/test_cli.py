@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
 DIGITS, TRAIN, TEST = (MODELS / f"digits{end}" for end in (".onnx", "_train.npz", "_test.npz"))
 RUNNER = CliRunner()
+STUDIES = ("doctor", "report", "compare")
 
 
 def snnc(*arguments: object) -> Result:
@@ -87,6 +88,13 @@ def test_every_pass_leaves_a_dump_that_the_checker_accepts(compiled: Path) -> No
     assert files == {s + e for s in stems for e in ends} - {"000_import.diff"}
     for stem in stems:
         onnx.checker.check_model(compiled / "ir" / f"{stem}.onnx", full_check=True)
+        # A viewer can name everything, and look inside the neurons.
+        proto = onnx.load(compiled / "ir" / f"{stem}.onnx")
+        defined = {f.name for f in proto.functions}
+        for node in proto.graph.node:
+            assert node.name
+            assert stem == "000_import" or node.metadata_props[0].key == "snn.source"
+            assert node.domain != "snn" or node.op_type in defined
 
 
 @pytest.mark.parametrize("backend", ["numpy", "onnxruntime"])
@@ -247,7 +255,7 @@ def test_help_and_version_need_nothing_heavy() -> None:
     done = typed("-c", program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"snnc {__version__}"
-    for command in ("check", "compile", "run", "inspect", "recipes", "demo"):
+    for command in (*"check compile run inspect recipes demo".split(), *STUDIES):
         text = snnc(command, "--help").stdout
         assert "Example: snnc" in text
         assert "--json" in text

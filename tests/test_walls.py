@@ -14,14 +14,22 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("snncompiler", "passes", "backends")
 #: The rooms that know how to compile, run and show; no other room of the ground knows of them.
 DOOR = {"driver", "compilation", "cli", "evaluation", "demo", "report", "__main__", "__init__"}
+DOOR |= {"comparison", "doctor", "energy", "examination", "operations", "page", "provenance"}
+DOOR |= {"session", "studies", "study"}
 #: What the door may import from beyond the ground; the report names the recipes, no more.
 BEYOND = {
     "driver": {"passes", "backends"},
     "compilation": {"passes", "backends"},
     "cli": {"passes", "backends"},
     "evaluation": {"backends"},
+    "comparison": {"backends"},
+    "doctor": {"backends"},
+    "examination": {"backends"},
+    "operations": {"backends"},
     "demo": {"passes", "backends"},
+    "provenance": {"passes.options"},
     "report": {"passes.recipes"},
+    "study": {"backends"},
 }
 FILES = {
     f"{package}.{'.'.join(path.relative_to(ROOT / package).with_suffix('').parts)}": path
@@ -136,7 +144,7 @@ def test_backends_are_imported_on_demand() -> None:
     [
         ("onnxruntime", {"snncompiler.ann", "backends.onnx_runtime"}),
         ("numba", {f"backends.event.{room}" for room in ("kernels", "trains", "vectors")}),
-        ("typer", {"snncompiler.cli"}),
+        ("typer", {"snncompiler.cli", "snncompiler.session", "snncompiler.studies"}),
         ("torch", set()),
     ],
 )

@@ -20,7 +20,7 @@ class Definition:
 
     def __init__(self, dense: Dense, constants: definitions.Values) -> None:
         self.node, self.constants = dense.node, constants
-        self.parameters = definitions.parameters(dense.node)
+        self.parameters = definitions.parameters_of(dense.node)
 
     def run(self, now: Stretch) -> None:
         """Compute the value as [B T, C, ...]."""
@@ -34,7 +34,7 @@ class Definition:
 
     def _step_by_step(self, now: Stretch, current: Array) -> Array:
         over = current.reshape(now.samples, now.steps, *current.shape[1:])
-        state = now.states.get(self.node) or definitions.initial(self.node, over[:, 0])
+        state = now.states.get(self.node) or definitions.initial_state(self.node, over[:, 0])
         sent = []
         for i in range(now.steps):
             t = now.before + i + 1

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.base import READOUT, Network, Progress, size, take_apart, unsupported
-from backends.definitions import Values, is_known, parameters
+from backends.definitions import Values, is_known, parameters_of
 from backends.event import plan as plans
 from backends.event.dense import Definition, Summed
 from backends.event.episode import Episode
@@ -86,7 +86,7 @@ class EventProgram:
         self.early_exit = early_exit
         self.dtype = np.dtype(np.float32 if network.gridded else np.float64)
         self.plan = plans.make_plan(network)
-        self.parameters = {n: parameters(n) for n in self.plan.static}
+        self.parameters = {n: parameters_of(n) for n in self.plan.static}
         self.constants = self._constants(self.dtype)
         self.stages = _stages(self.plan, self.constants)
         self.tail = Tail(self.plan, self._constants(np.dtype(np.float64)))

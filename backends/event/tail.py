@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends import numpy_ops as ops
-from backends.definitions import Values, evaluate, parameters
+from backends.definitions import Values, evaluate, parameters_of
 from backends.event import trains
 from backends.event.plan import Plan
 from backends.event.stretch import Stretch
@@ -21,7 +21,7 @@ class Tail:
 
     def __init__(self, plan: Plan, constants: Values) -> None:
         self.plan, self.constants = plan, constants
-        self.parameters = {node: parameters(node) for node in plan.tail}
+        self.parameters = {node: parameters_of(node) for node in plan.tail}
         zeros: Values = {v: np.zeros((1, *shape(v))) for v in plan.heard}
         self.at_zero = self._through(zeros)
 
