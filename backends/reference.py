@@ -30,7 +30,7 @@ from backends.base import (
 )
 from snncompiler.graph import MOVEMENT, Array, attribute, constant, data_inputs, rank, weights
 from snncompiler.movement import move
-from snncompiler.ops import DOMAIN, NEURONS
+from snncompiler.ops import DOMAIN, NEURONS, SPIKING
 from snncompiler.trace import Observe, Trace, join
 
 #: Standard ops and what computes them from their inputs and the attributes named below.
@@ -53,10 +53,12 @@ _ATTRIBUTES = {
     "MaxPool": (*_WINDOW, "kernel_shape", "ceil_mode"),
     "IF": ("gamma", "gamma_neg", "delay"),
     "LeakyIF": ("gamma", "alpha", "delay"),
+    "WindowedIF": ("gamma", "layer", "window"),
+    "Delay": ("steps",),
     "MLIPool": (*_WINDOW, "kernel_shape", "ceil_mode"),
     "TwinSynapse": ("gamma", "allowance"),
 }
-_SPIKING = ("Encode", "IF", "LeakyIF", "MLIPool", "TwinSynapse")
+_SPIKING = ("Encode", *SPIKING)
 #: Bytes of values and states in one batch of samples; small batches stay in the caches.
 _BATCH = 64 << 20
 
@@ -92,7 +94,7 @@ class NumpyProgram:
 
     def __init__(self, network: Network, dtype: DTypeLike) -> None:
         self.network, self.dtype = network, np.dtype(dtype)
-        self.parameters = {n: _parameters(n) for n in (*network.static, *network.steps)}
+        self.parameters = {n: parameters_of(n) for n in (*network.static, *network.steps)}
         self.constants: Values = {}
         for node in self.parameters:
             for value in node.inputs:
@@ -131,7 +133,7 @@ class NumpyProgram:
                     values[node.outputs[0]] = evaluate(node, values, parameters)
                     continue
                 current = values[node.inputs[0]]
-                state = states.get(node) or _initial(node, current)
+                state = states.get(node) or initial_state(node, current)
                 sent, states[node] = spike(node, current, state, t, parameters)
                 values[node.outputs[0]] = sent.astype(self.dtype, copy=False)
             for output in self.network.outputs:
@@ -162,6 +164,10 @@ def spike(
             sent, *after = ops.if_step(current, *state, t=t, **parameters)
         case "LeakyIF":
             sent, *after = ops.leaky_if_step(current, *state, t=t, **parameters)
+        case "WindowedIF":
+            sent, *after = ops.windowed_if_step(current, *state, t=t, **parameters)
+        case "Delay":
+            sent, *after = ops.delay_step(current, *state)
         case "MLIPool":
             sent, *after = ops.mli_pool_step(current, *state, **parameters)
         case "TwinSynapse":
@@ -173,22 +179,25 @@ def spike(
 
 def potential(node: ir.Node, state: State, parameters: Parameters) -> Array:
     """The membrane potential of a neuron, after reset."""
-    v, c = state
+    v = state[0]
     if node.op_type == "LeakyIF":
-        v = ops.leaky(v, parameters["alpha"]) - parameters["theta"] * c
+        v = ops.leaky(v, parameters["alpha"]) - parameters["theta"] * state[1]
     return v
 
 
-def _initial(node: ir.Node, current: Array) -> State:
+def initial_state(node: ir.Node, current: Array) -> State:
     """The state of a spiking op before the first step, for currents of this shape."""
     zeros = np.zeros(current.shape)
     match node.op_type:
-        case "IF":  # potential and count
+        case "IF" | "WindowedIF":  # potential and, where spikes may be taken back, count
             v = weights(node.inputs[2]).astype(np.float64)
             v = v.reshape(v.shape + (1,) * (current.ndim - 1 - v.ndim))
-            return np.broadcast_to(v, current.shape), zeros
+            potential = np.broadcast_to(v, current.shape)
+            return (potential, zeros)[: 2 if node.op_type == "IF" else 1]
         case "LeakyIF":  # accumulated current and count
             return zeros, zeros
+        case "Delay":  # what waits
+            return (zeros,) * int(attribute(node, "steps"))
         case "MLIPool":  # accumulated input and its maximum
             return zeros, np.zeros(1)
         case "TwinSynapse":  # events, time of the last one, net count
@@ -196,7 +205,7 @@ def _initial(node: ir.Node, current: Array) -> State:
     return ()
 
 
-def _parameters(node: ir.Node) -> Parameters:
+def parameters_of(node: ir.Node) -> Parameters:
     """The attributes of a node and, of a spiking one, its threshold, as its op takes them."""
     found = {name: attribute(node, name) for name in _ATTRIBUTES.get(node.op_type, ())}
     if node.domain == DOMAIN:
@@ -206,7 +215,7 @@ def _parameters(node: ir.Node) -> Parameters:
             found[name] = (
                 per_channel(number, rank(node.outputs[0])) if name == "alpha" else float(number)
             )
-        if node.op_type not in ("Encode", "MLIPool"):
+        if node.op_type not in ("Encode", "MLIPool", "Delay"):
             found["theta"] = per_channel(weights(node.inputs[1]), rank(node.outputs[0]))
     return found
 

@@ -221,14 +221,14 @@ def compile_(
     with _session(json_file, [target], [model, calibration]) as session:
         from passes.options import find_recipe, parse
         from snncompiler import gate
-        from snncompiler.data import load_samples
+        from snncompiler.data import load_calibration
         from snncompiler.driver import compile_model, input_shape
         from snncompiler.report import compiled_table
 
         find_recipe(recipe)
         options = parse(setting or [])
         proto = gate.read(model)
-        samples = load_samples(calibration, input_shape(proto), labels=False)
+        samples = load_calibration(calibration, input_shape(proto))
         with _progress() as progress:
             result = compile_model(
                 proto,
@@ -240,6 +240,7 @@ def compile_(
                 dump=dump_ir,
                 output=target,
                 seed=seed,
+                labels=samples.y,
                 progress=progress,
             )
         session.show(compiled_table(result))

@@ -62,7 +62,22 @@ def compiled_table(compiled: Compiled) -> RenderableType:
     if compiled.output is not None:
         lines.append(f"wrote {clean(str(compiled.output))}")
     lines += [f"warning: {w}" for w in compiled.warnings]
-    return Group(table, Text("\n".join(lines)))
+    return Group(table, *prediction_table(compiled), Text("\n".join(lines)))
+
+
+def prediction_table(compiled: Compiled) -> list[RenderableType]:
+    """What perfect neurons would reach on calibration samples, if it was predicted."""
+    if not compiled.predictions:
+        return []
+    known = next(iter(compiled.predictions.values())).accuracy is not None
+    names = [">T", *([">accuracy"] if known else []), ">agrees with ANN", ">output error"]
+    table = _table(*names, ">at the cap", title="\npredicted on calibration samples")
+    for t, p in compiled.predictions.items():
+        cells = [f"{100 * p.agreement:.2f} %", f"{p.output_error:.4f}", f"{100 * p.capped:.2f} %"]
+        if p.accuracy is not None:
+            cells.insert(0, f"{100 * p.accuracy:.2f} %")
+        table.add_row("no limit (ReLU1)" if t == "inf" else t, *cells)
+    return [table]
 
 
 def run_table(result: Evaluation, model: ir.Model) -> RenderableType:
