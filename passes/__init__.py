@@ -4,6 +4,7 @@ from passes.affine import Affine
 from passes.base import Pass
 from passes.bias_shift import BiasShift
 from passes.calibrate import Calibrate
+from passes.clamp import Clamp
 from passes.coding import Coding
 from passes.grid import Grid
 from passes.legal import Legal
@@ -35,6 +36,7 @@ PIPELINE: tuple[Pass, ...] = (
     TwinSynapse(),  # behind neurons, before pools: pools must see the cancelled counts
     Pooling(),  # pools of spikes become exact in time
     Coding(),  # input current and readout: from here on the network runs
+    Clamp(),  # needs neurons and readouts
     BiasShift(),  # in physical units, as all corrections
     Search(),  # thresholds first: weights are corrected for the spikes they make
     Calibrate(),  # what errors are left, layer by layer, with the spikes that really come

@@ -325,15 +325,25 @@ def inspect(
         session.write_json(as_json(network))
 
 
-@app.command(epilog="Example: snnc recipes")
-def recipes(json_file: Json = None) -> None:
-    """List the recipes: which options each one sets, which neurons it needs."""
+@app.command(epilog="Example: snnc recipes --show ternary")
+def recipes(
+    show: Annotated[
+        str | None, typer.Option(metavar="NAME", help="All options of one recipe.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """List the recipes: what each one does, which neurons it needs, where it comes from."""
     with _session(json_file) as session:
         from dataclasses import asdict
 
+        from passes.options import listed as all_options
         from passes.recipes import DEFAULT, RECIPES
-        from snncompiler.report import recipes_table
+        from snncompiler.report import options_table, recipes_table
 
+        if show is not None:
+            session.show(options_table(show))
+            session.write_json({"recipe": show, "options": all_options(show)})
+            return
         session.show(recipes_table())
         listed = {n: {**asdict(r), "default": n == DEFAULT} for n, r in RECIPES.items()}
         session.write_json(listed)

@@ -165,6 +165,18 @@ def recipes_table() -> RenderableType:
     return table
 
 
+def options_table(name: str) -> RenderableType:
+    """Every option of every pass under a recipe, those it sets itself marked."""
+    from passes.options import find_recipe, listed
+
+    recipe = find_recipe(name)
+    table = _table("option", "value", "")
+    for option, value in listed(name).items():
+        table.add_row(option, Text(str(value)), "set" if option in recipe.options else "default")
+    head = f"{name}: {recipe.summary}\nneurons {recipe.neuron}, from {recipe.source}\n"
+    return Group(Text(head), table)
+
+
 def as_python(value: object) -> object:
     """NumPy scalars and arrays as what json can write."""
     if isinstance(value, np.generic):

@@ -26,7 +26,7 @@ BEYOND = {
     "prediction": {"backends"},
     "tuning": {"passes", "backends"},
     "demo": {"passes", "backends"},
-    "report": {"passes.recipes"},
+    "report": {"passes.recipes", "passes.options"},
 }
 FILES = {
     f"{package}.{'.'.join(path.relative_to(ROOT / package).with_suffix('').parts)}": path
