@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from snncompiler import __version__
+from snncompiler.cli_tune import tune
 from snncompiler.diagnostics import Diagnostic, clean, clean_lines, refuse
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class _Session:
 
 
 @contextlib.contextmanager
-def _session(
+def session_of(
     json_file: str | None, outputs: Sequence[Path | None] = (), inputs: Sequence[Path | None] = ()
 ) -> Iterator[_Session]:
     """Run a command; errors become messages, JSON twins and exit codes.
@@ -131,7 +132,7 @@ def _require(target: Path, inputs: Sequence[Path | None]) -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr for work that takes longer than a second; nothing when piped."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -169,7 +170,7 @@ def check(
     json_file: Json = None,
 ) -> None:
     """Tell for every node whether it will spike, stay linear, be folded, or is refused, and why."""
-    with _session(json_file, [], [model]) as session:
+    with session_of(json_file, [], [model]) as session:
         from snncompiler.diagnostics import InputError, Problem, render
         from snncompiler.driver import check_model
         from snncompiler.report import check_table
@@ -218,7 +219,7 @@ def compile_(
 ) -> None:
     """Compile a trained network into a spiking one; every pass is verified."""
     target = output or model.parent / f"{model.stem}.snn.onnx"
-    with _session(json_file, [target], [model, calibration]) as session:
+    with session_of(json_file, [target], [model, calibration]) as session:
         from passes.options import find_recipe, parse
         from snncompiler import gate
         from snncompiler.data import load_calibration
@@ -229,7 +230,7 @@ def compile_(
         options = parse(setting or [])
         proto = gate.read(model)
         samples = load_calibration(calibration, input_shape(proto))
-        with _progress() as progress:
+        with progress_bar() as progress:
             result = compile_model(
                 proto,
                 samples.x,
@@ -267,7 +268,7 @@ def run(
     json_file: Json = None,
 ) -> None:
     """Run a spiking network: accuracy at T = 1, 2, 4, ..., firing rates, synaptic operations."""
-    with _session(json_file, [trace], [model, data, reference]) as session:
+    with session_of(json_file, [trace], [model, data, reference]) as session:
         from snncompiler.data import load_samples
         from snncompiler.driver import load
         from snncompiler.evaluation import evaluate
@@ -279,7 +280,7 @@ def run(
         network = load(model)
         classes = math.prod(shape(network.graph.outputs[0]))
         samples = load_samples(data, shape(network.graph.inputs[0]), limit=limit, classes=classes)
-        with _progress() as progress:
+        with progress_bar() as progress:
             result = evaluate(
                 network,
                 samples,
@@ -305,7 +306,7 @@ def inspect(
 ) -> None:
     """Print what a file holds: a summary, the IR as text, or ONNX text that parses back."""
     twin = "-" if format_ == "json" and json_file is None else json_file
-    with _session(twin, [], [file]) as session:
+    with session_of(twin, [], [file]) as session:
         from snncompiler.driver import open_any
         from snncompiler.report import inspect_table
         from snncompiler.text import as_json, compact, onnx_text, record_of
@@ -333,7 +334,7 @@ def recipes(
     json_file: Json = None,
 ) -> None:
     """List the recipes: what each one does, which neurons it needs, where it comes from."""
-    with _session(json_file) as session:
+    with session_of(json_file) as session:
         from dataclasses import asdict
 
         from passes.options import listed as all_options
@@ -357,12 +358,15 @@ def demo(
     json_file: Json = None,
 ) -> None:
     """The whole story on the bundled network: check, compile with IR dumps, run, compare."""
-    with _session(json_file) as session:
+    with session_of(json_file) as session:
         from snncompiler.demo import tell
 
-        with _progress() as progress:
+        with progress_bar() as progress:
             result = tell(output, session.show, progress)
         session.write_json(result)
+
+
+app.command(epilog="Example: snnc tune model.onnx --calibration train.npz --max-loss 0.5%")(tune)
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from snncompiler.driver import Compiled
     from snncompiler.evaluation import Evaluation
+    from snncompiler.tuning import Tuned
     from snncompiler.verdicts import Check
 
 _COLOURS = {
@@ -163,6 +164,27 @@ def recipes_table() -> RenderableType:
         label = f"{name} (default)" if name == DEFAULT else name
         table.add_row(label, recipe.neuron, recipe.summary, recipe.source)
     return table
+
+
+def tuned_table(tuned: Tuned) -> RenderableType:
+    """The Pareto front of loss, steps and operations, the winner marked."""
+    table = _table("", "recipe", ">T", ">loss", ">agrees", ">output error", ">SOP", "options")
+    for trial, score in tuned.front:
+        mark = "*" if tuned.winner is not None and tuned.winner[0] == trial else ""
+        table.add_row(
+            mark,
+            trial.recipe,
+            f"{score.steps}",
+            f"{100 * score.loss:.2f} %",
+            f"{100 * score.agreement:.1f} %",
+            f"{score.output_error:.4f}",
+            f"{score.operations:,.0f}",
+            Text(", ".join(f"{k}={v}" for k, v in trial.options.items())),
+        )
+    word = "interrupted after " if tuned.interrupted else ""
+    failed = sum(bool(score.failed) for _, score in tuned.trials)
+    note = f", {failed} could not be compiled" if failed else ""
+    return Group(table, Text(f"\n{word}{len(tuned.trials)} trials{note}; * compiled"))
 
 
 def options_table(name: str) -> RenderableType:

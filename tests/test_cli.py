@@ -69,7 +69,7 @@ def test_check_judges_every_node() -> None:
 
 def test_compile_tells_its_story(compiled: Path) -> None:
     story = json.loads((compiled / "compile.json").read_text())
-    keys = "output recipe timesteps passes neurons synapses thresholds warnings"
+    keys = "output recipe timesteps passes neurons synapses thresholds predictions warnings"
     assert set(story) == set(keys.split())
     assert [p["name"] for p in story["passes"]] == [p.name for p in PIPELINE]
     assert all(set(p) == {"name", "seconds", "changed", "check"} for p in story["passes"])
