@@ -98,24 +98,25 @@ def proposals(
 
 
 def varied(trial: Trial, steps: Sequence[int], rng: np.random.Generator) -> Trial:
-    """A neighbour of a trial."""
-    recipe, options = RECIPES[trial.recipe], dict(trial.options)
+    """A neighbour of a trial: one to three of its choices drawn anew."""
+    recipe, options, timesteps = RECIPES[trial.recipe], dict(trial.options), trial.timesteps
     moves = ["timesteps", "thresholds"]
     moves += ["gamma"] if recipe.neuron == "graded" else []
     moves += ["ridge"] if recipe.options.get("calibrate.weights") == "least_squares" else []
-    match moves[int(rng.integers(len(moves)))]:
-        case "timesteps":
-            return Trial(trial.recipe, int(rng.choice(steps)), options)
-        case "gamma":
-            options["neurons.gamma"] = float(rng.choice([2, 3, 4, 5, 8]))
-        case "ridge":
-            options["calibrate.ridge"] = float(rng.choice([0.1, 0.3, 1.0, 3.0, 10.0]))
-        case _ if recipe.options.get("thresholds.method") == "mmse":
-            options["thresholds.timesteps"] = int(rng.choice(steps))
-        case _:
-            options["thresholds.method"] = "percentile"
-            options["thresholds.percentile"] = bayesian.percentile(float(rng.uniform(2, 4.5)))
-    return Trial(trial.recipe, trial.timesteps, options)
+    for _ in range(int(rng.integers(1, 4))):
+        match moves[int(rng.integers(len(moves)))]:
+            case "timesteps":
+                timesteps = int(rng.choice(steps))
+            case "gamma":
+                options["neurons.gamma"] = float(rng.choice([2, 3, 4, 5, 8]))
+            case "ridge":
+                options["calibrate.ridge"] = float(rng.choice([0.1, 0.3, 1.0, 3.0, 10.0]))
+            case _ if recipe.options.get("thresholds.method") == "mmse":
+                options["thresholds.timesteps"] = int(rng.choice(steps))
+            case _:
+                options["thresholds.method"] = "percentile"
+                options["thresholds.percentile"] = bayesian.percentile(float(rng.uniform(2, 4.5)))
+    return Trial(trial.recipe, timesteps, options)
 
 
 def front(trials: Sequence[tuple[Trial, Score]]) -> list[tuple[Trial, Score]]:
