@@ -90,7 +90,6 @@ def test_balancing_only_grows_and_ends_at_the_maximum():
 def test_quantised_is_what_a_neuron_sends_of_a_constant_current():
     for gamma, v in ((1.0, 0.5), (1.0, 0.0), (3.0, 0.5)):
         x, theta, t = np.linspace(0, 4, 97)[None], 0.75, 8
-        one = np.array([theta])
         potential, count = np.full_like(x, v * theta), np.zeros_like(x)
         for step in range(1, t + 1):
             settings = {"t": step, "gamma": gamma, "gamma_neg": 0.0, "delay": 0}

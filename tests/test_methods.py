@@ -133,7 +133,11 @@ def test_a_simulated_sweep_is_the_simulation(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(1, 20))
 def test_a_predicted_sweep_is_the_independent_prediction(seed: int) -> None:
     model = without_clips(random_dag(seed))
-    options = {"neurons.gamma": 1024.0, "neurons.gamma_neg": 1024.0}
+    options = {
+        "thresholds.method": "percentile",
+        "neurons.gamma": 1024.0,
+        "neurons.gamma_neg": 1024.0,
+    }
     network = compile_model(model, calibration(model, seed), recipe="graded", options=options)
     x = fresh(model, seed)
     expected = predicted(network.model, x, 5)
