@@ -44,7 +44,7 @@ class Context:
     """What a pass may know besides the model.
 
     calibration: [N, ...] float32 samples. timesteps: the T that the user compiles for.
-    opset: the one the file was written in. labels: [N] of the calibration data, if known.
+    opset: the one the file was written in.
     gamma, offset: what the neurons to come will be like: most spikes per step, and the share of a
     spike by which their counts are rounded up (thresholds that match them must know).
     ann: the trained network in the few ops that spikes can compute, the target of calibration.
@@ -58,7 +58,6 @@ class Context:
     calibration: Array
     timesteps: int
     opset: int = OPSET
-    labels: Array | None = None
     gamma: float = 1.0
     offset: float = 0.5
     ann: ir.Model | None = None

@@ -43,7 +43,7 @@ def tune(
     journal = target.with_suffix(".tune.jsonl")
     from snncompiler.cli import progress_bar, session_of
 
-    with session_of(json_file, [target], [model, calibration]) as session:
+    with session_of(json_file, [target, journal], [model, calibration]) as session:
         from snncompiler import gate
         from snncompiler.data import load_calibration
         from snncompiler.diagnostics import refuse

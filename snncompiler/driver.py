@@ -207,7 +207,6 @@ def compile_model(
         x,
         timesteps,
         network.opset,
-        labels=labels,
         gamma=neurons.gamma,
         offset=neurons.v_init + shift,
         sweep=Sweep,

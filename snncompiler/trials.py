@@ -177,5 +177,6 @@ def read_journal(path: Path, search: str) -> dict[str, Score]:
 def append(path: Path, search: str, trial: Trial, score: Score) -> None:
     """Write a trial and its score to the end of the journal."""
     line = json.dumps({"search": search, "trial": trial.key, "score": asdict(score)})
+    cut_short = path.exists() and not path.read_bytes().endswith(b"\n")
     with path.open("a") as file:
-        file.write(line + "\n")
+        file.write("\n" * cut_short + line + "\n")

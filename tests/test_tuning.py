@@ -60,6 +60,8 @@ def test_an_interrupted_search_goes_on_where_it_was(
     second = tune(MODEL, DATA, GOAL, budget=4, journal=journal)
     assert not second.interrupted
     assert second.trials[:2] == first.trials
+    third = tune(MODEL, DATA, GOAL, budget=4, journal=journal)
+    assert third.trials == second.trials
     assert len(calls) == 5  # two, the interrupted one, and the two that were missing
 
 
