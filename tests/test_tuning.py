@@ -8,12 +8,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
+from passes.options import listed
 from snncompiler import tuning
 from snncompiler.bayesian import INITIAL, minimise, percentile, suggest
+from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError
+from snncompiler.driver import load
 from snncompiler.metrics import divergence
+from snncompiler.text import record_of
 from snncompiler.trials import Goal, Score, Trial, front, proposals, winner
 from snncompiler.tuning import loss_of, tune
 from test_tiny import TINY
@@ -132,6 +137,47 @@ def test_divergence_is_that_of_the_softmaxes() -> None:
     p, q = (np.exp(v) / np.exp(v).sum(1, keepdims=True) for v in (a, b))
     assert divergence(a, b) == pytest.approx(float((p * np.log(p / q)).sum(1).mean()))
     assert divergence(a, a + 7) == pytest.approx(0, abs=1e-12)
+
+
+# ---- the command line -----------------------------------------------------------------------
+
+
+def test_tune_compiles_the_winner_and_keeps_its_journal(tmp_path: Path) -> None:
+    onnx.save(MODEL, tmp_path / "m.onnx")
+    np.savez(tmp_path / "c.npz", x=DATA.x, y=DATA.y)
+    arguments = [
+        "tune",
+        "m.onnx",
+        "--calibration",
+        "c.npz",
+        "--budget",
+        "2",
+        "--neurons",
+        "ternary",
+    ]
+    arguments = [str(tmp_path / a) if "." in a else a for a in arguments]
+    twin = tmp_path / "t.json"
+    result = CliRunner().invoke(app, [*arguments, "--max-timesteps", "4", "--json", str(twin)])
+    assert result.exit_code == 0, result.output
+    assert "2 trials" in result.output
+    told = json.loads(twin.read_text())
+    record = record_of(load(told["output"]))
+    assert record["recipe"] == told["winner"]["recipe"] == "ternary"
+    assert record["timesteps"] == told["winner"]["timesteps"]
+    assert len((tmp_path / "m.snn.tune.jsonl").read_text().splitlines()) == 2
+    wrong = CliRunner().invoke(app, [*arguments, "--max-loss", "lots"])
+    assert wrong.exit_code == 2
+    assert "--max-loss 0.5%" in wrong.output
+
+
+def test_recipes_show_prints_every_option() -> None:
+    result = CliRunner().invoke(app, ["recipes", "--show", "separated"])
+    assert result.exit_code == 0
+    for option in listed("separated"):
+        assert option in result.output
+    twin = CliRunner().invoke(app, ["recipes", "--show", "ltb", "--json", "-"])
+    assert json.loads(twin.stdout)["options"]["thresholds.method"] == "balance"
+    assert CliRunner().invoke(app, ["recipes", "--show", "none"]).exit_code == 2
 
 
 # ---- Bayesian optimisation ------------------------------------------------------------------
