@@ -117,8 +117,14 @@ class Sweep:
         self.values[after] = a + shift
 
     def again(self, node: ir.Node) -> None:
-        """Compute a node again, after its constants have changed."""
-        self.values[node.outputs[0]] = self.respond(node)
+        """Compute a node again, after its constants have changed, and encode it if it is static."""
+        value = node.outputs[0]
+        if value not in self.untimed:
+            self.values[value] = self.respond(node)
+            return
+        self.values[value] = self._standard(node, 1)
+        for use in value.uses():
+            self.values[use.node.outputs[0]] = self.respond(use.node)
 
     def activation(self, neuron: ir.Node) -> Array:
         """What a neuron sends on average per step, with its present parameters, [N, ...]."""

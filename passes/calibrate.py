@@ -226,7 +226,8 @@ def _error(sent: Array, wanted: Array) -> float:
 def _undoable(sweep: Any, node: ir.Node) -> Iterator[Callable[[], None]]:
     """Hands out a function that takes back what was done to a reader and its synapse."""
     synapse, value = synapse_of(node), node.inputs[0]
-    touched = [n for n in (node, synapse) if n is not None]
+    encode = None if value is None else value.producer()
+    touched = list(dict.fromkeys(n for n in (node, encode, synapse) if n is not None))
     inputs = {n: list(n.inputs) for n in touched}
     marks = [dict(n.outputs[0].metadata_props) for n in touched]
     current = sweep.values[value]

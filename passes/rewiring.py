@@ -63,6 +63,9 @@ def add_current(reader: ir.Node, current: Array) -> None:
     value = reader.inputs[0]
     assert value is not None
     producer = value.producer()
+    if producer is not None and producer.op_type == "Encode" and sole_user(value) is not None:
+        add_current(producer, current)  # a constant current shall be computed once
+        return
     if _has_own_bias(producer) and sole_user(value) is not None:
         assert producer is not None
         set_constant(producer, 2, weights(producer.inputs[2]).astype(np.float64) + current)
@@ -87,11 +90,13 @@ def _has_own_bias(node: ir.Node | None) -> bool:
 
 
 def synapse_of(reader: ir.Node) -> ir.Node | None:
-    """The synapse whose output a neuron or readout receives, if only it does."""
+    """The synapse whose output, perhaps encoded, a neuron or readout receives, if only it does."""
     value = reader.inputs[0]
     if value is None or sole_user(value) is None:
         return None
     node = value.producer()
+    if node is not None and node.op_type == "Encode":
+        return synapse_of(node)
     return None if node is None or constant(node.inputs[0]) is not None else node
 
 
