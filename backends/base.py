@@ -108,6 +108,18 @@ class Network:
         """Whether every current is exact in float32, in any order of summation."""
         return self.record.get("gridded") is True
 
+    @property
+    def window(self) -> int | None:
+        """Steps for which each layer listens, of a network whose layers take turns."""
+        windows = [attribute(n, "window") for n in self.steps if n.op_type == "WindowedIF"]
+        return windows[0] if windows else None
+
+    @property
+    def latency(self) -> int | None:
+        """Steps after which a network whose layers take turns has answered."""
+        window = self.window
+        return None if window is None else window + max(o.start for o in self.outputs)
+
     def check(self, x: Array, timesteps: int) -> None:
         """Raise InputError unless the network can be shown these samples for that long."""
         expected = ("N", *shape(self.image))
@@ -125,6 +137,12 @@ class Network:
         if timesteps < 1:
             what = f"cannot run for {timesteps} time steps"
             raise refuse(what, "a run has at least one", "ask for more")
+        if self.latency not in (None, timesteps):
+            raise refuse(
+                f"cannot run this network for {timesteps} time steps",
+                f"its layers speak one after the other; it answers after {self.latency} steps",
+                f"leave --timesteps out, or compile it for another window than {self.window}",
+            )
 
 
 class Recorder:
@@ -287,17 +305,17 @@ def _output(value: ir.Value) -> Output:
 def _unit(node: ir.Node, record: dict[str, Any]) -> Array | None:
     """What one spike of a layer carries.
 
-    None: it is no layer, for it pools currents, or spikes of sizes that nobody noted (physical
-    form).
+    None: it is no layer, for it pools or delays currents, or spikes of sizes that nobody noted
+    (physical form).
     """
     value = node.outputs[0]
-    if node.op_type != "MLIPool":
+    if node.op_type not in ("MLIPool", "Delay"):
         unit = constant(node.inputs[1])
         if unit is None:
             raise _not_compiled(f"the threshold of '{node.name}' is not constant")
     elif value.metadata_props.get(KIND) == "current":
         return None
-    else:  # a pool has no threshold of its own
+    else:  # a pool or delay has no threshold of its own
         unit = np.ones(1) if record.get("form") == "normalised" else scale_of(value)
         if unit is None:
             return None

@@ -12,7 +12,7 @@ from backends import numpy_ops as ops
 from backends.base import per_channel
 from snncompiler.graph import MOVEMENT, Array, attribute, data_inputs, rank, weights
 from snncompiler.movement import move
-from snncompiler.ops import DOMAIN
+from snncompiler.ops import DOMAIN, SPIKING
 
 #: Standard ops and what computes them from their inputs and the attributes named below.
 _STANDARD: dict[str, Callable[..., Array]] = {
@@ -34,10 +34,12 @@ _ATTRIBUTES = {
     "MaxPool": (*_WINDOW, "kernel_shape", "ceil_mode"),
     "IF": ("gamma", "gamma_neg", "delay"),
     "LeakyIF": ("gamma", "alpha", "delay"),
+    "WindowedIF": ("gamma", "layer", "window"),
+    "Delay": ("steps",),
     "MLIPool": (*_WINDOW, "kernel_shape", "ceil_mode"),
     "TwinSynapse": ("gamma", "allowance"),
 }
-_SPIKING = ("Encode", "IF", "LeakyIF", "MLIPool", "TwinSynapse")
+_SPIKING = ("Encode", *SPIKING)
 
 Values = dict[ir.Value | None, Array]
 State = tuple[Array, ...]
@@ -63,6 +65,10 @@ def spike(
             sent, *after = ops.if_step(current, *state, t=t, **parameters)
         case "LeakyIF":
             sent, *after = ops.leaky_if_step(current, *state, t=t, **parameters)
+        case "WindowedIF":
+            sent, *after = ops.windowed_if_step(current, *state, t=t, **parameters)
+        case "Delay":
+            sent, *after = ops.delay_step(current, *state)
         case "MLIPool":
             sent, *after = ops.mli_pool_step(current, *state, **parameters)
         case "TwinSynapse":
@@ -74,9 +80,9 @@ def spike(
 
 def potential(node: ir.Node, state: State, parameters: Parameters) -> Array:
     """The membrane potential of a neuron, after reset."""
-    v, c = state
+    v = state[0]
     if node.op_type == "LeakyIF":
-        v = ops.leaky(v, parameters["alpha"]) - parameters["theta"] * c
+        v = ops.leaky(v, parameters["alpha"]) - parameters["theta"] * state[1]
     return v
 
 
@@ -84,12 +90,15 @@ def initial_state(node: ir.Node, current: Array) -> State:
     """The state of a spiking op before the first step, for currents of this shape."""
     zeros = np.zeros(current.shape)
     match node.op_type:
-        case "IF":  # potential and count
+        case "IF" | "WindowedIF":  # potential and, where spikes may be taken back, count
             v = weights(node.inputs[2]).astype(np.float64)
             v = v.reshape(v.shape + (1,) * (current.ndim - 1 - v.ndim))
-            return np.broadcast_to(v, current.shape), zeros
+            potential = np.broadcast_to(v, current.shape)
+            return (potential, zeros)[: 2 if node.op_type == "IF" else 1]
         case "LeakyIF":  # accumulated current and count
             return zeros, zeros
+        case "Delay":  # what waits
+            return (zeros,) * int(attribute(node, "steps"))
         case "MLIPool":  # accumulated input and its maximum
             return zeros, np.zeros(1)
         case "TwinSynapse":  # events, time of the last one, net count
@@ -107,7 +116,7 @@ def parameters_of(node: ir.Node) -> Parameters:
             found[name] = (
                 per_channel(number, rank(node.outputs[0])) if name == "alpha" else float(number)
             )
-        if node.op_type not in ("Encode", "MLIPool"):
+        if node.op_type not in ("Encode", "MLIPool", "Delay"):
             found["theta"] = per_channel(weights(node.inputs[1]), rank(node.outputs[0]))
     return found
 

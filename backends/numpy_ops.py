@@ -225,6 +225,28 @@ def if_step(
     return sent, u - sent, c + s
 
 
+def windowed_if_step(
+    i: Array, v: Array, theta: Array, *, t: int, gamma: float, layer: int, window: int
+) -> tuple[Array, Array]:
+    """A neuron that first listens, then speaks: potential v -> (theta s, v).
+
+    (l - 1) W < t <= l W: V = V + I; l W < t <= (l + 1) W: s = clip(floor(V / theta), 0, gamma),
+    V = V - theta s; else nothing happens.
+    """
+    if (layer - 1) * window < t <= layer * window:
+        return np.zeros_like(v), v + i
+    if not layer * window < t <= (layer + 1) * window:
+        return np.zeros_like(v), v
+    sent = theta * np.clip(np.floor(v / theta), 0, gamma)
+    return sent, v - sent
+
+
+def delay_step(i: Array, *waiting: Array) -> tuple[Array, ...]:
+    """The input of as many steps ago as there are waiting: (output, *waiting)."""
+    first, *others = (*waiting, i)
+    return (first, *others)
+
+
 def leaky_if_step(
     i: Array,
     x: Array,

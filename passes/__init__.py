@@ -2,6 +2,9 @@
 
 from passes.affine import Affine
 from passes.base import Pass
+from passes.bias_shift import BiasShift
+from passes.calibrate import Calibrate
+from passes.clamp import Clamp
 from passes.coding import Coding
 from passes.grid import Grid
 from passes.legal import Legal
@@ -9,6 +12,8 @@ from passes.neurons import Neurons
 from passes.normalise import Normalise
 from passes.observe import Observe
 from passes.pooling import Pooling
+from passes.search import Search
+from passes.separate import Separate
 from passes.simplify import Simplify
 from passes.thresholds import Thresholds
 from passes.twin_synapse import TwinSynapse
@@ -31,6 +36,11 @@ PIPELINE: tuple[Pass, ...] = (
     TwinSynapse(),  # behind neurons, before pools: pools must see the cancelled counts
     Pooling(),  # pools of spikes become exact in time
     Coding(),  # input current and readout: from here on the network runs
+    Clamp(),  # needs neurons and readouts
+    BiasShift(),  # in physical units, as all corrections
+    Search(),  # thresholds first: weights are corrected for the spikes they make
+    Calibrate(),  # what errors are left, layer by layer, with the spikes that really come
+    Separate(),  # layers take turns; the corrections before it predict what they send
     Normalise(),  # scales into weights: thresholds become 1, spikes integers
     Grid(),  # last: the weights that every backend will see
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -45,6 +45,11 @@ class Context:
 
     calibration: [N, ...] float32 samples. timesteps: the T that the user compiles for.
     opset: the one the file was written in.
+    gamma, offset: what the neurons to come will be like: most spikes per step, and the share of a
+    spike by which their counts are rounded up (thresholds that match them must know).
+    ann: the trained network in the few ops that spikes can compute, the target of calibration.
+    sweep: runs a spiking network layer by layer, see `backends/sweep.py`. seed: of all random
+    numbers.
     statistics: by value name, filled by `observe`. refusals and warnings collect what the user
     must, or should, be told. shapeless: nodes no rule could look at, for want of a shape; they
     count as refused only if nothing else explains them.
@@ -53,6 +58,11 @@ class Context:
     calibration: Array
     timesteps: int
     opset: int = OPSET
+    gamma: float = 1.0
+    offset: float = 0.5
+    ann: ir.Model | None = None
+    sweep: Callable[..., Any] | None = None
+    seed: int = 0
     statistics: dict[str, Statistics] = field(default_factory=dict)
     refusals: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -67,7 +77,11 @@ class Context:
 
 
 class Pass(Protocol):
-    """A named change of the model; `run` returns one line that says what it did."""
+    """A named change of the model; `run` returns one line that says what it did.
+
+    A pass with `corrects = True` changes on purpose what the network's activations compute, so
+    that its spikes compute better; all others are held to what the trained network computes.
+    """
 
     name: ClassVar[str]
 

@@ -45,6 +45,7 @@ from snncompiler.graph import (
     unique_name,
     weights,
 )
+from snncompiler.ops import WITH_POTENTIAL
 
 #: Every integer up to 2^24 is a float32.
 MANTISSA = 24
@@ -198,7 +199,7 @@ def _product_bits(node: ir.Node, bits: Array, bounds: Bounds) -> Array:
 
 def _round_potentials(model: ir.Model) -> None:
     for node in model.graph:
-        if node.op_type == "IF":
+        if node.op_type in WITH_POTENTIAL:
             v = _to_grid(weights(node.inputs[2]).astype(np.float64), np.array(MANTISSA - 4))
             name = f"{node.name}_v_init_grid"
             node.replace_input_with(2, add_constant(model.graph, name, v))

@@ -44,9 +44,9 @@ from snncompiler.graph import (
     sources,
     weights,
 )
-from snncompiler.ops import NEURONS
+from snncompiler.ops import NEURONS, WITH_POTENTIAL
 
-_WINDOWS = ("MLIPool", "MaxPool", "TwinSynapse", "Encode")
+_WINDOWS = ("MLIPool", "MaxPool", "TwinSynapse", "Delay", "Encode")
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _rewrite(model: ir.Model, plan: Plan) -> None:
 def _unit_threshold(graph: ir.Graph, node: ir.Node) -> None:
     theta = weights(node.inputs[1]).astype(np.float64)
     node.replace_input_with(1, add_constant(graph, f"{node.name}_theta_1", np.ones(1, np.float32)))
-    if node.op_type == "IF":
+    if node.op_type in WITH_POTENTIAL:
         v = weights(node.inputs[2]).astype(np.float64)
         v = v / theta.reshape(-1, *[1] * (v.ndim - 1))
         v = v[:1] if v.ndim == 1 and (v == v[0]).all() else v

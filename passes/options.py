@@ -43,6 +43,15 @@ def configure(recipe: str, changes: Mapping[str, object]) -> tuple[Pass, ...]:
     return tuple(result)
 
 
+def listed(recipe: str) -> dict[str, object]:
+    """Every option of every pass with its value under a recipe, in the order of the pipeline."""
+    return {
+        f"{p.name}.{f.name}": getattr(p, f.name)
+        for p in configure(recipe, {})
+        for f in fields(p)  # type: ignore[arg-type]
+    }
+
+
 def find_recipe(name: str) -> Recipe:
     """The recipe of that name, or an InputError that lists them."""
     if name not in RECIPES:
@@ -83,6 +92,20 @@ LIMITS: dict[str, tuple[float, float]] = {
     "neurons.v_init": (-1e6, 1e6),
     "twin_synapse.allowance": (0.0, 1e9),
     "coding.start": (0.0, 1e9),
+    "thresholds.timesteps": (1.0, 2.0**20),
+    "thresholds.offset": (0.0, 1.0),
+    "thresholds.rounds": (1.0, 1e5),
+    "clamp.delay": (0.0, 1e6),
+    "bias_shift.share": (-10.0, 10.0),
+    "search.rounds": (0.0, 100.0),
+    "search.samples": (1.0, 1e6),
+    "search.least": (1.0, 1e6),
+    "calibrate.samples": (2.0, 1e6),
+    "calibrate.least": (1.0, 1e6),
+    "calibrate.ridge": (1e-9, 1e9),
+    "calibrate.eta": (1e-3, 1e3),
+    "calibrate.iterations": (1.0, 1e6),
+    "calibrate.rate": (0.0, 1.0),
     "grid.analog_bits": (4.0, 20.0),
     "grid.least_bits": (1.0, 20.0),
     "grid.weight_bits": (6.0, 24.0),

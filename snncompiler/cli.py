@@ -11,10 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from snncompiler import __version__, studies
+from snncompiler.cli_tune import tune
 from snncompiler.diagnostics import clean_lines, refuse
-from snncompiler.session import Json, say
-from snncompiler.session import progress as _progress
-from snncompiler.session import session as _session
+from snncompiler.session import Json, progress_bar, say, session_of
 
 app = typer.Typer(
     name="snnc",
@@ -47,7 +46,7 @@ def check(
     json_file: Json = None,
 ) -> None:
     """Tell for every node whether it will spike, stay linear, be folded, or is refused, and why."""
-    with _session(json_file, [], [model]) as session:
+    with session_of(json_file, [], [model]) as session:
         from snncompiler.diagnostics import InputError, Problem, render
         from snncompiler.driver import check_model
         from snncompiler.report import check_table
@@ -99,18 +98,18 @@ def compile_(
 ) -> None:
     """Compile a trained network into a spiking one; every pass is verified."""
     target = output or model.parent / f"{model.stem}.snn.onnx"
-    with _session(json_file, [target], [model, calibration]) as session:
+    with session_of(json_file, [target], [model, calibration]) as session:
         from passes.options import find_recipe, parse
         from snncompiler import gate
-        from snncompiler.data import load_samples
+        from snncompiler.data import load_calibration
         from snncompiler.driver import compile_model, input_shape
         from snncompiler.report import compiled_table
 
         find_recipe(recipe)
         options = parse(setting or [])
         proto = gate.read(model)
-        samples = load_samples(calibration, input_shape(proto), labels=False)
-        with _progress() as progress:
+        samples = load_calibration(calibration, input_shape(proto))
+        with progress_bar() as progress:
             result = compile_model(
                 proto,
                 samples.x,
@@ -121,6 +120,7 @@ def compile_(
                 dump=dump_ir,
                 output=target,
                 seed=seed,
+                labels=samples.y,
                 progress=progress,
             )
         session.show(compiled_table(result))
@@ -165,7 +165,7 @@ def run(
     json_file: Json = None,
 ) -> None:
     """Run a spiking network: accuracy at T = 1, 2, 4, ..., firing rates, synaptic operations."""
-    with _session(json_file, [trace], [model, data, reference]) as session:
+    with session_of(json_file, [trace], [model, data, reference]) as session:
         from snncompiler.data import load_samples
         from snncompiler.driver import load
         from snncompiler.evaluation import evaluate
@@ -177,7 +177,7 @@ def run(
         network = load(model)
         classes = math.prod(shape(network.graph.outputs[0]))
         samples = load_samples(data, shape(network.graph.inputs[0]), limit=limit, classes=classes)
-        with _progress() as progress:
+        with progress_bar() as progress:
             result = evaluate(
                 network,
                 samples,
@@ -206,7 +206,7 @@ def inspect(
 ) -> None:
     """Print what a file holds: a summary, the IR as text, or ONNX text that parses back."""
     twin = "-" if format_ == "json" and json_file is None else json_file
-    with _session(twin, [], [file]) as session:
+    with session_of(twin, [], [file]) as session:
         from snncompiler.driver import open_any
         from snncompiler.report import inspect_table
         from snncompiler.text import as_json, compact, onnx_text, record_of
@@ -226,15 +226,25 @@ def inspect(
         session.write_json(as_json(network))
 
 
-@app.command(epilog="Example: snnc recipes")
-def recipes(json_file: Json = None) -> None:
-    """List the recipes: which options each one sets, which neurons it needs."""
-    with _session(json_file) as session:
+@app.command(epilog="Example: snnc recipes --show ternary")
+def recipes(
+    show: Annotated[
+        str | None, typer.Option(metavar="NAME", help="All options of one recipe.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """List the recipes: what each one does, which neurons it needs, where it comes from."""
+    with session_of(json_file) as session:
         from dataclasses import asdict
 
+        from passes.options import listed as all_options
         from passes.recipes import DEFAULT, RECIPES
-        from snncompiler.report import recipes_table
+        from snncompiler.report import options_table, recipes_table
 
+        if show is not None:
+            session.show(options_table(show))
+            session.write_json({"recipe": show, "options": all_options(show)})
+            return
         session.show(recipes_table())
         listed = {n: {**asdict(r), "default": n == DEFAULT} for n, r in RECIPES.items()}
         session.write_json(listed)
@@ -248,10 +258,10 @@ def demo(
     json_file: Json = None,
 ) -> None:
     """The whole story on the bundled network: check, compile with IR dumps, run, compare."""
-    with _session(json_file) as session:
+    with session_of(json_file) as session:
         from snncompiler.demo import tell
 
-        with _progress() as progress:
+        with progress_bar() as progress:
             result = tell(output, session.show, progress)
         session.write_json(result)
 
@@ -265,6 +275,7 @@ app.command(epilog="Example: snnc compare binary.snn.onnx ternary.snn.onnx test.
 app.command(epilog="Example: snnc report model.snn.onnx test.npz --reference model.onnx")(
     studies.report
 )
+app.command(epilog="Example: snnc tune model.onnx --calibration train.npz --max-loss 0.5%")(tune)
 
 
 def main(arguments: list[str] | None = None) -> Any:

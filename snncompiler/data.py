@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from snncompiler.diagnostics import refuse
+from snncompiler.diagnostics import InputError, refuse
 
 _SAVE = "np.savez('data.npz', x=images.astype(np.float32), y=labels)"
 
@@ -44,6 +44,18 @@ def load_samples(
     x = check_samples(arrays["x"], shape, where=f"'{path}'")
     y = None if "y" not in arrays else _labels(arrays["y"], len(x), classes, path)
     return Samples(x[:limit], None if y is None else y[:limit])
+
+
+def load_calibration(path: str | Path, shape: tuple[int, ...]) -> Samples:
+    """Calibration samples; labels only serve a prediction, so odd ones are left out.
+
+    Raises:
+        InputError: whatever is wrong with the samples.
+    """
+    try:
+        return load_samples(path, shape)
+    except InputError:
+        return load_samples(path, shape, labels=False)
 
 
 def _labels(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 import backends
+from backends.base import take_apart
+from backends.sweep import Sweep
 from passes import IMPORT
 from passes.base import Context, Pass
+from passes.bias_shift import BiasShift
+from passes.neurons import Neurons
 from passes.options import configure
 from passes.recipes import DEFAULT
 from snncompiler import __version__, frontend, gate
@@ -26,12 +30,15 @@ from snncompiler.diagnostics import InputError, Problem, VerificationError, clea
 from snncompiler.dump import Dumps, require_writable, write_whole
 from snncompiler.graph import RECORD, shape, sources
 from snncompiler.ops import NEURONS, functions, register
+from snncompiler.prediction import Prediction, predict
 from snncompiler.text import record_of
 from snncompiler.trace import Observe, Trace
 from snncompiler.verdicts import Check, Verdict, judge, unseen
 from snncompiler.verify import checked_proto, verify
 
 Progress = Callable[[str, int, int], None]
+#: Fewer samples than these predict nothing.
+_LEAST = 16
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -50,6 +57,7 @@ class Compiled:
     synapses: int
     thresholds: dict[str, list[float]]
     warnings: list[str]
+    predictions: dict[str, Prediction] = field(default_factory=dict)
     output: Path | None = None
 
     def save(self, path: str | Path) -> Path:
@@ -72,6 +80,7 @@ class Compiled:
             "neurons": self.neurons,
             "synapses": self.synapses,
             "thresholds": self.thresholds,
+            "predictions": {t: p.as_json() for t, p in self.predictions.items()},
             "warnings": self.warnings,
         }
 
@@ -154,6 +163,7 @@ def compile_model(
     dump: str | Path | None = None,
     output: str | Path | None = None,
     seed: int = 0,
+    labels: NDArray[np.int64] | None = None,
     progress: Progress = silent,
 ) -> Compiled:
     """Compile a trained network into a spiking one.
@@ -168,7 +178,8 @@ def compile_model(
             a spike carries its threshold; for studies, exact arithmetic needs the other).
         dump: folder for the IR after each pass.
         output: file for the artifact.
-        seed: recorded; no pass of today draws random numbers.
+        seed: of all random numbers.
+        labels: [N] classes of the samples, for the predicted accuracy alone.
         progress: called with (what, done, total).
 
     Raises:
@@ -190,7 +201,19 @@ def compile_model(
     register()
     network = frontend.load(source)
     x = check_samples(np.asarray(calibration), network.input_shape, "the calibration data")
-    job = Compilation(network, Context(x, timesteps, network.opset, progress=progress))
+    neurons = next(p for p in pipeline if isinstance(p, Neurons))
+    shift = sum(p.share for p in pipeline if isinstance(p, BiasShift))
+    context = Context(
+        x,
+        timesteps,
+        network.opset,
+        gamma=neurons.gamma,
+        offset=neurons.v_init + shift,
+        sweep=Sweep,
+        seed=seed,
+        progress=progress,
+    )
+    job = Compilation(network, context)
     job.dumps = None if dump is None else Dumps(Path(dump))
     try:
         story = job.run(pipeline)
@@ -211,6 +234,11 @@ def compile_model(
         thresholds=job.thresholds,
         warnings=[clean(w) for w in job.context.warnings],
     )
+    if len(x) >= _LEAST and layers:
+        progress("predicting", len(pipeline), len(pipeline))
+        (truth, *_others) = network.outputs(x)
+        settings = (truth, timesteps, labels, job.ann_macs)
+        compiled.predictions = predict(model, x, *settings)
     if output is not None:
         compiled.save(output)
     return compiled
@@ -229,10 +257,12 @@ def _finish(
 ) -> None:
     """Put the record and the function bodies into the model."""
     digest = hashlib.sha256(np.ascontiguousarray(job.context.calibration).tobytes()).hexdigest()
+    parts = take_apart(model)
     record = {
         "compiler": __version__,
         "recipe": recipe,
-        "timesteps": timesteps,
+        "timesteps": parts.latency or timesteps,
+        **({} if parts.window is None else {"window": parts.window}),
         "form": form,
         "gridded": bool(model.meta.get("gridded", False)),
         "seed": seed,

@@ -66,6 +66,18 @@ def output_error_at(trace: Trace, ann: Mapping[str, Array]) -> dict[str, float]:
     return result
 
 
+def divergence(output: Array, ann: Array) -> float:
+    """Mean KL(softmax(output) || softmax(ann)) over samples (and places), classes on axis 1."""
+    r, o = (_log_softmax(a.astype(np.float64)) for a in (output, ann))
+    return float((np.exp(r) * (r - o)).sum(1).mean())
+
+
+def _log_softmax(a: Array) -> Array:
+    a = a - a.max(1, keepdims=True)
+    result: Array = a - np.log(np.exp(a).sum(1, keepdims=True))
+    return result
+
+
 def fan_out(node: ir.Node) -> Array:
     """How many connections each element of a synapse's input has; broadcasts to its shape."""
     x, y = data_inputs(node)[0], node.outputs[0]

@@ -117,6 +117,69 @@ LeakyIF <gamma, alpha, delay> (I, theta, T) => (S)
   S = Reshape (St, shape)
 }}
 """,
+    "WindowedIF": f"""
+WindowedIF <gamma, layer, window> (I, theta, v_init, T) => (S)
+{{{_UNFOLD}{_THETA}
+  v_flat = Flatten <axis: int = 1> (v_init)
+  v_double = Cast <to: int = 11> (v_flat)
+  V0 = Add (Z, v_double)
+  cap_float = Constant <value_float: float = @gamma> ()
+  cap = Cast <to: int = 11> (cap_float)
+  none_float = Constant <value_float: float = 0.0> ()
+  none = Cast <to: int = 11> (none_float)
+  wide = Constant <value_int: int = @window> ()
+  place = Constant <value_int: int = @layer> ()
+  one = Constant <value_int: int = 1> ()
+  t0 = Constant <value_int: int = 0> ()
+  listened = Mul (place, wide)
+  begin = Sub (listened, wide)
+  end = Add (listened, wide)
+  tT, VT, St = Scan <num_scan_inputs: int = 1, body = step
+      (int64 t, double[n,c,l] V, double[n,c,l] i)
+      => (int64 t1, double[n,c,l] V1, float[n,c,l] spikes)
+    {{
+      begun = GreaterOrEqual (t, begin)
+      full = GreaterOrEqual (t, listened)
+      over = GreaterOrEqual (t, end)
+      not_full = Not (full)
+      not_over = Not (over)
+      listens = And (begun, not_full)
+      speaks = And (full, not_over)
+      nothing = Sub (V, V)
+      heard = Where (listens, i, nothing)
+      U = Add (V, heard)
+      q = Div (U, th)
+      f = Floor (q)
+      c = Clip (f, none, cap)
+      s = Where (speaks, c, nothing)
+      r = Mul (s, th)
+      V1 = Sub (U, r)
+      spikes = Cast <to: int = 1> (r)
+      t1 = Add (t, one)
+    }}> (t0, V0, It)
+  S = Reshape (St, shape)
+}}
+""",
+    "Delay": """
+Delay <steps> (I, T) => (S)
+{
+  shape = Shape (I)
+  rest = Shape <start: int = 1> (I)
+  minus = Constant <value_ints = [-1]> ()
+  unfolded = Concat <axis: int = 0> (T, minus, rest)
+  It = Reshape (I, unfolded)
+  each = Shape <start: int = 1> (It)
+  steps_scalar = Constant <value_int: int = @steps> ()
+  one = Constant <value_ints = [1]> ()
+  from = Constant <value_ints = [0]> ()
+  count = Reshape (steps_scalar, one)
+  front = Concat <axis: int = 0> (count, each)
+  nothing = ConstantOfShape (front)
+  longer = Concat <axis: int = 0> (nothing, It)
+  cut = Slice (longer, from, T, from)
+  S = Reshape (cut, shape)
+}
+""",
     "MLIPool": """
 MLIPool <kernel_shape, strides, pads, ceil_mode, dilations> (I, T) => (P)
 {

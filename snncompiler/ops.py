@@ -26,9 +26,11 @@ OPSET = 21
 IR_VERSION = 10
 
 #: Ops that are populations of neurons: they own a threshold and make spikes out of current.
-NEURONS = ("IF", "LeakyIF")
+NEURONS = ("IF", "LeakyIF", "WindowedIF")
+#: Neurons with an initial potential, their third input.
+WITH_POTENTIAL = ("IF", "WindowedIF")
 #: Ops whose output carries spike counts whenever their input does (neurons: always).
-SPIKING = ("IF", "LeakyIF", "MLIPool", "TwinSynapse")
+SPIKING = (*NEURONS, "MLIPool", "TwinSynapse", "Delay")
 
 _Infer = Callable[[onnx.shape_inference.InferenceContext], None]
 _Kind = onnx.defs.OpSchema.AttrType
@@ -158,6 +160,27 @@ _OPS: dict[str, tuple[str, tuple[str, ...], dict[str, _Kind], str, _Infer]] = {
         "  s = max(s, -N);  N = N + s;  output theta s. So N never falls below zero.",
         ("I", "theta", "T"),
         {"gamma": _Kind.FLOAT, "allowance": _Kind.FLOAT},
+        "S",
+        _same_shape,
+    ),
+    "WindowedIF": (
+        "Integrate-and-fire neuron that first listens, then speaks (temporal separation), the\n"
+        "l-th on its path, with windows of W steps; V(0) = v_init. At step t:\n"
+        "  (l - 1) W < t <= l W: V = V + I, s = 0\n"
+        "  l W < t <= (l + 1) W: s = clip(floor(V / theta), 0, gamma); V = V - theta s\n"
+        "  else s = 0;  output theta s.\n"
+        "So it sends clip(floor((sum of I + v_init) / theta), 0, gamma W) spikes in all, exactly.\n"
+        "layer is l, window is W.",
+        ("I", "theta", "v_init", "T"),
+        {"gamma": _Kind.FLOAT, "layer": _Kind.INT, "window": _Kind.INT},
+        "S",
+        _same_shape,
+    ),
+    "Delay": (
+        "The input of `steps` steps ago: output_t = I_{t - steps}, 0 for t <= steps. A branch\n"
+        "that meets a longer one waits for it.",
+        ("I", "T"),
+        {"steps": _Kind.INT},
         "S",
         _same_shape,
     ),

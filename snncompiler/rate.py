@@ -21,14 +21,14 @@ from snncompiler.graph import (
     replace,
     shape,
 )
-from snncompiler.ops import DOMAIN
+from snncompiler.ops import DOMAIN, WITH_POTENTIAL
 
 
 def rate_model(model: ir.Model) -> ir.Model:
     """A copy of a spiking network with activations in the place of its neurons.
 
-    IF becomes Relu (and Min, if it came from a Clip), LeakyIF PRelu, MLIPool MaxPool; Encode,
-    TwinSynapse and Readout hand their input on.
+    IF and WindowedIF become Relu (and Min, if from a Clip), LeakyIF PRelu, MLIPool MaxPool;
+    Encode, TwinSynapse, Delay and Readout hand their input on.
     """
     copy = model.clone()
     graph = copy.graph
@@ -38,7 +38,7 @@ def rate_model(model: ir.Model) -> ir.Model:
         x, name = node.inputs[0], str(node.name)
         assert x is not None
         n = rank(node.outputs[0])
-        if node.op_type == "IF":
+        if node.op_type in WITH_POTENTIAL:
             new = [make_node("Relu", [x], name=name)]
             if CLIP in node.metadata_props:
                 bound = np.array(json.loads(node.metadata_props[CLIP]), np.float32)

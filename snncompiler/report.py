@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from snncompiler.doctor import Diagnosis
     from snncompiler.driver import Compiled
     from snncompiler.evaluation import Evaluation
+    from snncompiler.tuning import Tuned
     from snncompiler.verdicts import Check
 
 _COLOURS = {
@@ -64,7 +65,22 @@ def compiled_table(compiled: Compiled) -> RenderableType:
     if compiled.output is not None:
         lines.append(f"wrote {clean(str(compiled.output))}")
     lines += [f"warning: {w}" for w in compiled.warnings]
-    return Group(table, Text("\n".join(lines)))
+    return Group(table, *prediction_table(compiled), Text("\n".join(lines)))
+
+
+def prediction_table(compiled: Compiled) -> list[RenderableType]:
+    """What perfect neurons would reach on calibration samples, if it was predicted."""
+    if not compiled.predictions:
+        return []
+    known = next(iter(compiled.predictions.values())).accuracy is not None
+    names = [">T", *([">accuracy"] if known else []), ">agrees with ANN", ">output error"]
+    table = _table(*names, ">at the cap", title="\npredicted on calibration samples")
+    for t, p in compiled.predictions.items():
+        cells = [f"{100 * p.agreement:.2f} %", f"{p.output_error:.4f}", f"{100 * p.capped:.2f} %"]
+        if p.accuracy is not None:
+            cells.insert(0, f"{100 * p.accuracy:.2f} %")
+        table.add_row("no limit (ReLU1)" if t == "inf" else t, *cells)
+    return [table]
 
 
 def run_table(result: Evaluation, model: ir.Model) -> RenderableType:
@@ -217,6 +233,39 @@ def recipes_table() -> RenderableType:
         label = f"{name} (default)" if name == DEFAULT else name
         table.add_row(label, recipe.neuron, recipe.summary, recipe.source)
     return table
+
+
+def tuned_table(tuned: Tuned) -> RenderableType:
+    """The Pareto front of loss, steps and operations, the winner marked."""
+    table = _table("", "recipe", ">T", ">loss", ">agrees", ">output error", ">SOP", "options")
+    for trial, score in tuned.front:
+        mark = "*" if tuned.winner is not None and tuned.winner[0] == trial else ""
+        table.add_row(
+            mark,
+            trial.recipe,
+            f"{score.steps}",
+            f"{100 * score.loss:.2f} %",
+            f"{100 * score.agreement:.1f} %",
+            f"{score.output_error:.4f}",
+            f"{score.operations:,.0f}",
+            Text(", ".join(f"{k}={v}" for k, v in trial.options.items())),
+        )
+    word = "interrupted after " if tuned.interrupted else ""
+    failed = sum(bool(score.failed) for _, score in tuned.trials)
+    note = f", {failed} could not be compiled" if failed else ""
+    return Group(table, Text(f"\n{word}{len(tuned.trials)} trials{note}; * compiled"))
+
+
+def options_table(name: str) -> RenderableType:
+    """Every option of every pass under a recipe, those it sets itself marked."""
+    from passes.options import find_recipe, listed
+
+    recipe = find_recipe(name)
+    table = _table("option", "value", "")
+    for option, value in listed(name).items():
+        table.add_row(option, Text(str(value)), "set" if option in recipe.options else "default")
+    head = f"{name}: {recipe.summary}\nneurons {recipe.neuron}, from {recipe.source}\n"
+    return Group(Text(head), table)
 
 
 def as_python(value: object) -> object:

@@ -56,7 +56,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(
+def session_of(
     json_file: str | None, outputs: Sequence[Path | None] = (), inputs: Sequence[Path | None] = ()
 ) -> Iterator[Session]:
     """Run a command; errors become messages, JSON twins and exit codes.
@@ -123,7 +123,7 @@ def _require(target: Path, inputs: Sequence[Path | None]) -> None:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr for work that takes longer than a second; nothing when piped."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snncompiler.diagnostics import clean, refuse
-from snncompiler.session import Json, Session, progress, session
+from snncompiler.session import Json, Session, progress_bar, session_of
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,7 @@ def doctor(
     json_file: Json = None,
 ) -> None:
     """Tell where the error of a conversion comes from, layer by layer, and what to do about it."""
-    with session(json_file, [], [model, network, data]) as current:
+    with session_of(json_file, [], [model, network, data]) as current:
         from snncompiler.driver import load
 
         snn = load(network)
@@ -68,7 +68,7 @@ def report(
 ) -> None:
     """Write one HTML file that tells how good a conversion is, and why."""
     others = other or []
-    with session(json_file, [output], [network, data, reference, *others]) as current:
+    with session_of(json_file, [output], [network, data, reference, *others]) as current:
         from rich.text import Text
 
         from snncompiler.driver import load
@@ -85,7 +85,7 @@ def report(
             make_folder(plots)
         networks = {_label(p, [network, *others]): load(p) for p in [network, *others]}
         samples = _samples(data, next(iter(networks.values())), limit)
-        with progress() as bar:
+        with progress_bar() as bar:
             study = gather(
                 networks,
                 samples,
@@ -117,7 +117,7 @@ def compare(
     json_file: Json = None,
 ) -> None:
     """Run two compiled networks, or one on two backends: accuracy, and where their spikes part."""
-    with session(json_file, [], [one, two, data]) as current:
+    with session_of(json_file, [], [one, two, data]) as current:
         from snncompiler.comparison import compare as run_both
         from snncompiler.driver import load
         from snncompiler.report import comparison_table
@@ -127,7 +127,7 @@ def compare(
         used = (backend, other_backend or backend)
         names = ("A", "B") if one.name == two.name else (one.name, two.name)
         labels = names if used[0] == used[1] else (f"A on {used[0]}", f"B on {used[1]}")
-        with progress() as bar:
+        with progress_bar() as bar:
             result = run_both(
                 (first, second),
                 samples,
@@ -151,7 +151,7 @@ def examine(
     from snncompiler.doctor import diagnose
     from snncompiler.report import doctor_table
 
-    with progress() as bar:
+    with progress_bar() as bar:
         result = diagnose(source, network, samples, timesteps=timesteps, progress=bar)
     current.show(doctor_table(result))
     return result.as_json()

@@ -70,7 +70,7 @@ def test_check_judges_every_node() -> None:
 
 def test_compile_tells_its_story(compiled: Path) -> None:
     story = json.loads((compiled / "compile.json").read_text())
-    keys = "output recipe timesteps passes neurons synapses thresholds warnings"
+    keys = "output recipe timesteps passes neurons synapses thresholds predictions warnings"
     assert set(story) == set(keys.split())
     assert [p["name"] for p in story["passes"]] == [p.name for p in PIPELINE]
     assert all(set(p) == {"name", "seconds", "changed", "check"} for p in story["passes"])
@@ -255,7 +255,7 @@ def test_help_and_version_need_nothing_heavy() -> None:
     done = typed("-c", program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"snnc {__version__}"
-    for command in (*"check compile run inspect recipes demo".split(), *STUDIES):
+    for command in (*"check compile run tune inspect recipes demo".split(), *STUDIES):
         text = snnc(command, "--help").stdout
         assert "Example: snnc" in text
         assert "--json" in text

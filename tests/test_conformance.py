@@ -166,6 +166,44 @@ def test_twin_synapse_is_its_function_body(rng):
     np.testing.assert_array_equal(found, expected.astype(np.float32))
 
 
+@quick
+@given(seeds)
+def test_windowed_if_is_its_function_body_and_sends_what_it_has_heard(rng):
+    i = currents(rng)
+    theta = per_channel(rng, i.shape[2], [0.5, 0.75, 1, 2])
+    v = rng.choice([0, 0.25, 1], rng.choice([1, i.shape[2]]))
+    layer, window, gamma = (int(rng.integers(1, 4)) for _ in range(3))
+    attributes = {"gamma": float(gamma), "layer": layer, "window": window}
+
+    def step(x: Array, *state: Array, t: int) -> tuple[Array, ...]:
+        return numpy_ops.windowed_if_step(x, *state, broadcast(theta, i), t=t, **attributes)
+
+    sent, _ = unroll(step, i, np.broadcast_to(broadcast(v, i), i.shape[1:]))
+    call = write("WindowedIF", "I, theta, v, T", **attributes)
+    found = spiking_op(call, i, theta=theta, v=v)
+    np.testing.assert_array_equal(found, sent.astype(np.float32))
+    if len(i) >= (layer + 1) * window:
+        heard = i[(layer - 1) * window : layer * window].sum(0) + broadcast(v, i)
+        count = np.clip(np.floor(heard / broadcast(theta, i)), 0, gamma * window)
+        np.testing.assert_array_equal(sent.sum(0), count * broadcast(theta, i))
+
+
+@quick
+@given(seeds)
+def test_delay_is_its_function_body_and_shifts(rng):
+    i = currents(rng).astype(np.float32)
+    steps = int(rng.integers(1, 10))
+
+    def step(x: Array, *state: Array, t: int) -> tuple[Array, ...]:
+        return numpy_ops.delay_step(x, *state)
+
+    sent, *_ = unroll(step, i, *[np.zeros(i.shape[1:], np.float32)] * steps)
+    np.testing.assert_array_equal(spiking_op(write("Delay", "I, T", steps=steps), i), sent)
+    np.testing.assert_array_equal(
+        sent, np.concatenate([np.zeros_like(i[:1])] * steps + [i])[: len(i)]
+    )
+
+
 def windows(rng: np.random.Generator, n: int) -> dict[str, list[int]]:
     kernel = [int(k) for k in rng.integers(1, 4, n)]
     return {

@@ -14,6 +14,7 @@ import onnx
 import onnx.parser
 import pytest
 
+from backends.sweep import Sweep
 from passes import PIPELINE
 from passes.base import Context, Pass
 from passes.legal import Legal
@@ -45,11 +46,13 @@ def compiled_text(before: str, last: str) -> str:
     pipeline: tuple[Pass, ...] = configure(DEFAULT, parse(settings))
     names = [p.name for p in pipeline]
     network = frontend.load(onnx.parser.parse_model(before))
-    context = Context(calibration(network.input_shape), 8, network.opset)
+    context = Context(calibration(network.input_shape), 8, network.opset, sweep=Sweep)
     legal = names.index(Legal.name)
     try:
         for i, p in enumerate(pipeline[: names.index(last) + 1]):
             p.run(network.model, context)
+            if i == legal:
+                context.ann = network.model.clone()
             if i >= legal:
                 verify(network.model, p.name)
     except InputError as error:

@@ -16,6 +16,7 @@ PACKAGES = ("snncompiler", "passes", "backends")
 DOOR = {"driver", "compilation", "cli", "evaluation", "demo", "report", "__main__", "__init__"}
 DOOR |= {"comparison", "doctor", "energy", "examination", "operations", "page", "provenance"}
 DOOR |= {"session", "studies", "study"}
+DOOR |= {"cli_tune", "prediction", "trials", "tuning"}
 #: What the door may import from beyond the ground; the report names the recipes, no more.
 BEYOND = {
     "driver": {"passes", "backends"},
@@ -28,7 +29,10 @@ BEYOND = {
     "operations": {"backends"},
     "demo": {"passes", "backends"},
     "provenance": {"passes.options"},
-    "report": {"passes.recipes"},
+    "prediction": {"backends"},
+    "trials": {"passes.recipes"},
+    "tuning": {"passes.recipes", "passes.rewiring"},
+    "report": {"passes.recipes", "passes.options"},
     "study": {"backends"},
 }
 FILES = {
@@ -144,8 +148,17 @@ def test_backends_are_imported_on_demand() -> None:
     [
         ("onnxruntime", {"snncompiler.ann", "backends.onnx_runtime"}),
         ("numba", {f"backends.event.{room}" for room in ("kernels", "trains", "vectors")}),
-        ("typer", {"snncompiler.cli", "snncompiler.session", "snncompiler.studies"}),
+        (
+            "typer",
+            {
+                "snncompiler.cli",
+                "snncompiler.cli_tune",
+                "snncompiler.session",
+                "snncompiler.studies",
+            },
+        ),
         ("torch", set()),
+        ("bayes_opt", {"snncompiler.bayesian"}),
     ],
 )
 def test_a_heavy_library_has_few_doors(library: str, owners: set[str]) -> None:

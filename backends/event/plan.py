@@ -51,7 +51,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Unit:
-    """A spiking op on spikes: MLIPool or TwinSynapse."""
+    """A spiking op on spikes: MLIPool, TwinSynapse or Delay."""
 
     node: ir.Node
     source: ir.Value

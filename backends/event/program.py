@@ -26,6 +26,7 @@ from backends.event.int8 import to_int8
 from backends.event.populations import Neurons
 from backends.event.stages import Order, Pool, Stage, Twin
 from backends.event.tail import Tail
+from backends.event.windowed import Turns, Wait
 from backends.reference import NumpyProgram
 from snncompiler.graph import Array, constant
 from snncompiler.trace import Observe, Trace, join
@@ -165,6 +166,10 @@ def _stages(plan: plans.Plan, constants: Values) -> list[Stage]:
     for stage in plan.stages:
         value = stage.node.outputs[0]
         match stage:
+            case plans.Population() if stage.node.op_type == "WindowedIF":
+                turns = Turns(stage, most)
+                most[value] = turns.gamma
+                result.append(turns)
             case plans.Population():
                 neurons = Neurons(stage, most)
                 most[value] = neurons.neuron.most
@@ -175,6 +180,9 @@ def _stages(plan: plans.Plan, constants: Values) -> list[Stage]:
             case plans.Unit() if stage.node.op_type == "MLIPool":
                 most[value] = most[stage.source]
                 result.append(Pool(stage, most[value]))
+            case plans.Unit() if stage.node.op_type == "Delay":
+                most[value] = most[stage.source]
+                result.append(Wait(stage, most[value]))
             case plans.Unit():
                 carried = plan.units[stage.source]
                 twin = Twin(stage, carried, most[stage.source])

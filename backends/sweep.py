@@ -1,0 +1,194 @@
+"""A network layer by layer instead of step by step: calibration changes a layer, then moves on.
+
+Simulated: every node is visited once, in order, with the values of all T steps at hand, rows
+t*N + n. Predicted: one pass over values summed over time, where a neuron has sent
+
+    theta clip(floor((X + v_init) / theta), 0, gamma T),   X = its input summed over T steps,
+
+as if all of X had come at once: exact for WindowedIF, and for signed neurons while no cap on the
+spikes of a single step binds; what a perfect neuron would send otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import DTypeLike
+
+from backends import numpy_ops as ops
+from backends.base import Network, per_channel, take_apart
+from backends.definitions import Values, evaluate, initial_state, parameters_of, spike
+from snncompiler.graph import Array, attribute, constant, data_inputs, rank, weights
+from snncompiler.ops import DOMAIN, NEURONS
+
+#: Called before a neuron or readout takes its current: may change it and the synapse before.
+Visit = Callable[["Sweep", ir.Node], None]
+
+
+class Sweep:
+    """One pass over a spiking network, layer by layer.
+
+    Args:
+        model: with Encode and Readout (any form).
+        x: float32 [N, ...] samples.
+        timesteps: T.
+        predicted: one pass over sums instead of a simulation of T steps.
+        keep: keep all values, so that a part can be run again.
+        dtype: of the currents; None: float64 if predicted, else float32.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        x: Array,
+        timesteps: int,
+        *,
+        predicted: bool,
+        keep: bool = False,
+        dtype: DTypeLike = None,
+    ) -> None:
+        self.network: Network = take_apart(model)
+        self.timesteps, self.samples = timesteps, len(x)
+        self.predicted, self.keep = predicted, keep
+        self.dtype = np.dtype(dtype or (np.float64 if predicted else np.float32))
+        #: Of the predicted neurons, how many reached the cap of gamma spikes per step.
+        self.capped = self.fired = 0
+        self.values: Values = {self.network.image: x.astype(self.dtype)}
+        for node in self.network.static:
+            self.values[node.outputs[0]] = self._standard(node, 1)
+        self.readers = {
+            use.node: output
+            for output in self.network.outputs
+            for use in output.current.uses()
+            if use.node.outputs[0].name == output.name
+        }
+        self._read = {output.current for output in self.network.outputs}
+        self.untimed = {self.network.image, *(n.outputs[0] for n in self.network.static)}
+        self._last = {v: i for i, n in enumerate(self.network.steps) for v in data_inputs(n)}
+
+    def run(self, visit: Visit | None = None, start: int = 0) -> dict[str, Array]:
+        """Go through the network (from node number `start` on); returns the readouts, [N, ...].
+
+        visit is called with (sweep, node) before each neuron fires, and with (sweep, Readout node)
+        before each output is read.
+        """
+        for i, node in enumerate(self.network.steps[start:], start):
+            if visit is not None and node.op_type in NEURONS:
+                visit(self, node)
+            self.values[node.outputs[0]] = self.respond(node)
+            if not self.keep and node.op_type in NEURONS:
+                for value in [v for v in self.values if v and self._last.get(v, i + 1) < i]:
+                    if value not in self._read:
+                        del self.values[value]
+        result = {}
+        for reader, output in self.readers.items():
+            if visit is not None:
+                visit(self, reader)
+            current = reader.inputs[0]
+            assert current is not None
+            scale = self.timesteps if output.mode == "sum" else 1
+            result[output.name] = self.mean(current) * scale
+        return result
+
+    def mean(self, value: ir.Value) -> Array:
+        """A value averaged over the steps, [N, ...]."""
+        a = self.values[value]
+        if value in self.untimed:
+            return a
+        if self.predicted:
+            return a / self.timesteps
+        mean: Array = a.reshape(self.timesteps, -1, *a.shape[1:]).mean(0)
+        return mean
+
+    def steps(self, value: ir.Value) -> Array:
+        """A value at every step, [T, N, ...] (predicted: [1, N, ...], the mean)."""
+        if self.predicted:
+            return self.mean(value)[None]
+        a = self.values[value]
+        return a.reshape(self.timesteps, -1, *a.shape[1:])
+
+    def add(self, before: ir.Value, after: ir.Value, current: Array) -> None:
+        """Value `after` is `before` plus a current, [C], at every step."""
+        a = self.values[before]
+        factor = self.timesteps if self.predicted and before not in self.untimed else 1
+        shift = (factor * current).reshape(-1, *[1] * (a.ndim - 2)).astype(self.dtype)
+        self.values[after] = a + shift
+
+    def again(self, node: ir.Node) -> None:
+        """Compute a node again, after its constants have changed, and encode it if it is static."""
+        value = node.outputs[0]
+        if value not in self.untimed:
+            self.values[value] = self.respond(node)
+            return
+        self.values[value] = self._standard(node, 1)
+        for use in value.uses():
+            self.values[use.node.outputs[0]] = self.respond(use.node)
+
+    def activation(self, neuron: ir.Node) -> Array:
+        """What a neuron sends on average per step, with its present parameters, [N, ...]."""
+        sent = self.respond(neuron)
+        if self.predicted:
+            return sent / self.timesteps
+        mean: Array = sent.reshape(self.timesteps, -1, *sent.shape[1:]).mean(0)
+        return mean
+
+    def respond(self, node: ir.Node) -> Array:
+        """What a node makes of its inputs, at all steps."""
+        if node.domain != DOMAIN:
+            timed = not any(v in self.untimed for v in data_inputs(node))
+            return self._standard(node, self.timesteps if timed and self.predicted else 1)
+        current = self.values[node.inputs[0]]
+        return self._sum(node, current) if self.predicted else self._train(node, current)
+
+    def _standard(self, node: ir.Node, times: int) -> Array:
+        """A standard op; `times`: how many steps its values are sums of."""
+        inputs: Values = {}
+        for index, value in enumerate(node.inputs):
+            array = constant(value)
+            if array is None:
+                if value is not None:
+                    inputs[value] = self.values[value]
+                continue
+            array = array.astype(self.dtype)
+            additive = index == 2 or node.op_type == "Add"
+            inputs[value] = array * times if additive and times != 1 else array
+        return evaluate(node, inputs, parameters_of(node))
+
+    def _train(self, node: ir.Node, current: Array) -> Array:
+        if node.op_type == "Encode":
+            return np.tile(current, (self.timesteps, *[1] * (current.ndim - 1)))
+        steps = current.reshape(self.timesteps, -1, *current.shape[1:])
+        parameters = parameters_of(node)
+        state = initial_state(node, steps[0])
+        result = None
+        for t, i in enumerate(steps, 1):
+            sent, state = spike(node, i, state, t, parameters)
+            if result is None:
+                result = np.empty((self.timesteps, *sent.shape), self.dtype)
+            result[t - 1] = sent
+        assert result is not None
+        return result.reshape(-1, *result.shape[2:])
+
+    def _sum(self, node: ir.Node, x: Array) -> Array:
+        match node.op_type:
+            case "Encode":
+                return x * self.timesteps
+            case "MLIPool":
+                return ops.max_pool(x, **parameters_of(node))
+            case "TwinSynapse" | "Delay":
+                return x
+        theta = per_channel(weights(node.inputs[1]), rank(node.outputs[0])).astype(self.dtype)
+        top = float(attribute(node, "gamma", 1)) * self.timesteps
+        if node.op_type == "LeakyIF":
+            alpha = np.asarray(attribute(node, "alpha"), np.float32).astype(self.dtype)
+            slope = per_channel(alpha, rank(node.outputs[0])).astype(self.dtype)
+            count = np.clip(np.floor(ops.leaky(x, slope) / theta + 0.5), -top, top)
+        else:
+            v = initial_state(node, x)[0].astype(self.dtype)
+            count = np.clip(np.floor((x + v) / theta), 0, top)
+        self.capped += int((np.abs(count) >= top).sum())
+        self.fired += count.size
+        sent: Array = theta * count
+        return sent

@@ -1,0 +1,242 @@
+"""Calibrate layer by layer: each layer is corrected for what really reaches it, then fires.
+
+For every population in order, with a its activations in the trained network, z its currents there,
+and what the spiking network (calibrated so far) does on the same samples on average over T steps:
+
+    weights     'least_squares': W, b that bring the mean inputs to z, in closed form;
+                'straight_through': the weight calibration of Li, Deng et al. 2021
+    thresholds  'spike_norm': eta * the largest current of any step (Sengupta et al. 2019)
+    bias        b <- b + mean(a - sent), per channel (Li, Deng et al. 2021, "light")
+    potential   V(0) <- V(0) + T mean(a - sent), per channel or neuron (the same, "advanced")
+
+A quarter of the samples is held out: what does not lower a layer's error there is taken back. The
+readout's weights are corrected, too. What the network sends is simulated or predicted (values
+summed over time, see `backends/sweep.py`). All of it holds for one T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.base import Context, tidy
+from passes.corrections import channel_mean, descend, least_squares
+from passes.patches import flat_weights, is_plain_synapse, outputs, patches
+from passes.rewiring import (
+    add_current,
+    choice,
+    set_constant,
+    set_threshold,
+    synapse_of,
+    theta_of,
+    v_init_of,
+)
+from snncompiler.ann import run as run_ann
+from snncompiler.graph import CLIP, Array, attribute, shape, weights
+from snncompiler.ops import NEURONS
+
+#: Numbers that one value may hold over all steps: what bounds the samples of a simulation.
+_BUDGET = 1 << 27
+#: Rows of a least-squares problem per weight of a kernel.
+_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Correct weights, thresholds, biases and potentials, each layer in turn.
+
+    samples: how many calibration samples to use (fewer for large T). least: with fewer than these
+    nothing is corrected, for it would only fit them. ridge: how dear a change of weights is.
+    eta: of 'spike_norm'. iterations, rate: of 'straight_through'.
+    """
+
+    name: ClassVar[str] = "calibrate"
+    corrects: ClassVar[bool] = True
+    weights: Literal["least_squares", "straight_through"] | None = None
+    thresholds: Literal["spike_norm"] | None = None
+    bias: bool = False
+    potential: Literal["channel", "neuron"] | None = None
+    predicted: bool = False
+    samples: int = 128
+    least: int = 32
+    ridge: float = 1.0
+    eta: float = 1.0
+    iterations: int = 200
+    rate: float = 0.02
+
+    def run(self, model: ir.Model, context: Context) -> str:
+        """Go through the layers once."""
+        if not (self.weights or self.thresholds or self.bias or self.potential):
+            return "off"
+        if len(context.calibration) < self.least:
+            return f"off: fewer than {self.least} samples"
+        assert context.sweep is not None
+        assert context.ann is not None
+        layers = [n for n in model.graph if n.op_type in NEURONS]
+        readers = [n for n in model.graph if n.op_type == "Readout"]
+        names = [str(v.name) for n in layers for v in (n.inputs[0], n.outputs[0]) if v]
+        known = {str(v.name) for n in context.ann.graph for v in n.outputs}
+        largest = max(int(np.prod(shape(n.outputs[0]))) for n in model.graph)
+        steps = 1 if self.predicted else context.timesteps
+        most = min(self.samples, max(8, _BUDGET // (largest * steps)))
+        x = context.calibration[choice(context.calibration, most)]
+        truth = run_ann(context.ann, x, [n for n in names if n in known])
+        job = _Job(self, context, truth, max(1, len(x) * 3 // 4))
+        done = 0
+
+        def visit(sweep: Any, node: ir.Node) -> None:
+            nonlocal done
+            job.visit(sweep, node)
+            done += 1
+            context.progress("calibrating", done, len(layers) + len(readers))
+
+        dtype = np.float32
+        context.sweep(model, x, context.timesteps, predicted=self.predicted, dtype=dtype).run(visit)
+        tidy(model)
+        return f"{len(layers)} layers on {len(x)} samples; {job.summary()}"
+
+
+@dataclass
+class _Job:
+    """One calibration: the trained network's values on the samples, and what was gained.
+
+    fit: samples to calibrate on; the others judge.
+    """
+
+    options: Calibrate
+    context: Context
+    truth: dict[str, Array]
+    fit: int
+    kept: dict[str, list[float]] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """What each stage did to the held-out error: how often kept, the mean factor."""
+        parts = []
+        for stage, ratios in self.kept.items():
+            good = [r for r in ratios if r < 1]
+            mean = float(np.exp(np.mean(np.log(np.maximum(np.minimum(ratios, 1), 1e-9)))))
+            parts.append(f"{stage} kept in {len(good)} of {len(ratios)}, error x {mean:.2f}")
+        return ", ".join(parts)
+
+    def visit(self, sweep: Any, node: ir.Node) -> None:
+        """Correct one population, or the readout."""
+        options = self.options
+        neuron = node.op_type in NEURONS
+        wanted = self._wanted(node)
+        if wanted is None:
+            return
+
+        def sent() -> Array:
+            result: Array = sweep.activation(node) if neuron else sweep.mean(node.inputs[0])
+            return result
+
+        before = _error(sent()[self.fit :], wanted[self.fit :])
+        stages: list[tuple[str, Callable[[], None]]] = []
+        if options.weights:
+            stages.append(("weights", lambda: self._weights(sweep, node, wanted)))
+        if options.thresholds and neuron:
+            stages.append(("thresholds", lambda: self._thresholds(sweep, node)))
+        if options.bias:
+            stages.append(("bias", lambda: self._bias(sweep, node, wanted - sent())))
+        if options.potential and node.op_type == "IF":
+            stages.append(("potential", lambda: self._potential(node, wanted - sent())))
+        for stage, change in stages:
+            with _undoable(sweep, node) as undo:
+                change()
+                after = _error(sent()[self.fit :], wanted[self.fit :])
+                # Thresholds are balanced for the largest current, not for the least error.
+                judged = self.fit < len(wanted) and stage != "thresholds"
+                self.kept.setdefault(stage, []).append(after / before if before else 1.0)
+                if judged and after >= before:
+                    undo()
+                else:
+                    before = after
+
+    def _wanted(self, node: ir.Node) -> Array | None:
+        """What the trained network has where this population, or readout, stands."""
+        return self.truth.get(str(node.outputs[0].name))
+
+    def _weights(self, sweep: Any, node: ir.Node, wanted: Array) -> None:
+        synapse, current = synapse_of(node), node.inputs[0]
+        assert current is not None
+        z = self.truth.get(str(current.name)) if node.op_type in NEURONS else wanted
+        if synapse is None or not is_plain_synapse(synapse) or z is None:
+            return
+        w, b = flat_weights(synapse), weights(synapse.inputs[2]).astype(np.float64)
+        x = sweep.mean(synapse.inputs[0])
+        total = z[: self.fit].size // z.shape[1]
+        rng = np.random.default_rng(self.context.seed)
+        count = min(total, max(4096, _ROWS * w.shape[1]))
+        rows = np.sort(rng.choice(total, count, replace=False))
+        seen, z = patches(synapse, x[: self.fit], rows), outputs(z[: self.fit], rows)
+        if node.op_type == "IF":  # where both are silent, no current is wrong
+            now = outputs(sweep.mean(current)[: self.fit], rows)
+            z = np.where((z <= 0) & (now <= 0), now, z)
+        if self.options.weights == "least_squares" or node.op_type != "IF":
+            w, b = least_squares(seen, z, w, b, self.options.ridge)
+        else:
+            seen, a = seen.astype(np.float64), outputs(wanted[: self.fit], rows)
+            v = v_init_of(node).reshape(len(w), -1).mean(1)
+            w = descend(
+                *(seen, a, w, b, theta_of(node), v, self.context.timesteps),
+                attribute(node, "gamma"),
+                iterations=self.options.iterations,
+                rate=self.options.rate,
+                batch=1024,
+                rng=rng,
+            )
+        set_constant(synapse, 1, w.reshape(weights(synapse.inputs[1]).shape))
+        set_constant(synapse, 2, b)
+        sweep.again(synapse)
+
+    def _thresholds(self, sweep: Any, node: ir.Node) -> None:
+        if CLIP in node.metadata_props:
+            return  # it saturates exactly where the trained network does
+        theta = theta_of(node)
+        top = self.options.eta * np.max([step.max() for step in sweep.steps(node.inputs[0])])
+        set_threshold(node, np.full_like(theta, max(float(top), theta.max() / 100)))
+
+    def _bias(self, sweep: Any, node: ir.Node, error: Array) -> None:
+        before, delta = node.inputs[0], channel_mean(error[: self.fit])
+        add_current(node, delta)
+        sweep.add(before, node.inputs[0], delta)
+
+    def _potential(self, node: ir.Node, error: Array) -> None:
+        v, timesteps = v_init_of(node), self.context.timesteps
+        if self.options.potential == "neuron":
+            delta = error[: self.fit].mean(0, dtype=np.float64)
+            v = v.reshape(v.shape + (1,) * (delta.ndim - v.ndim)) + timesteps * delta
+        else:
+            delta = channel_mean(error[: self.fit])
+            v = v + timesteps * delta.reshape(-1, *[1] * (v.ndim - 1))
+        set_constant(node, 2, v)
+
+
+def _error(sent: Array, wanted: Array) -> float:
+    """Mean squared error (0 samples: 0)."""
+    return float(np.square(sent - wanted, dtype=np.float64).mean()) if len(wanted) else 0.0
+
+
+@contextmanager
+def _undoable(sweep: Any, node: ir.Node) -> Iterator[Callable[[], None]]:
+    """Hands out a function that takes back what was done to a reader and its synapse."""
+    synapse, value = synapse_of(node), node.inputs[0]
+    encode = None if value is None else value.producer()
+    touched = list(dict.fromkeys(n for n in (node, encode, synapse) if n is not None))
+    inputs = {n: list(n.inputs) for n in touched}
+    marks = [dict(n.outputs[0].metadata_props) for n in touched]
+    current = sweep.values[value]
+
+    def undo() -> None:
+        for n, mark in zip(touched, marks, strict=True):
+            for index, old in enumerate(inputs[n]):
+                n.replace_input_with(index, old)
+            n.outputs[0].metadata_props.update(mark)
+        sweep.values[value] = current
+
+    yield undo

@@ -1,0 +1,189 @@
+"""The tuner: which recipe, options and T give the least loss for the fewest steps and operations.
+
+Everything happens on the calibration data: one half, chosen by content, compiles, the other half
+scores, with labels if there are any, else by agreement with the trained network. Trials go
+
+    1. our recipes of the class of neurons, at T = 1, 2, 4, ...
+    2. every other recipe at the least T that kept the loss within bounds (else the largest)
+    3. variations of the best: percentile, burst size, ridge, T
+
+and every one is written to a journal, so that an interrupted search goes on where it was. What is
+proposed depends on seed and scores alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from passes.recipes import RECIPES
+from passes.rewiring import choice
+from snncompiler.data import Samples
+from snncompiler.diagnostics import InputError, refuse
+from snncompiler.driver import Progress, compile_model, import_network, silent
+from snncompiler.evaluation import evaluate
+from snncompiler.metrics import divergence, top1
+from snncompiler.trials import (
+    Goal,
+    Score,
+    Trial,
+    append,
+    front,
+    proposals,
+    read_journal,
+    winner,
+)
+
+
+@dataclass
+class Tuned:
+    """All trials with their scores, the front among them, and the winner."""
+
+    trials: list[tuple[Trial, Score]]
+    front: list[tuple[Trial, Score]]
+    winner: tuple[Trial, Score] | None
+    interrupted: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON twin."""
+
+        def row(pair: tuple[Trial, Score]) -> dict[str, Any]:
+            return {**asdict(pair[0]), **asdict(pair[1])}
+
+        return {
+            "trials": [row(p) for p in self.trials],
+            "front": [row(p) for p in self.front],
+            "winner": None if self.winner is None else row(self.winner),
+            "interrupted": self.interrupted,
+        }
+
+
+def loss_of(text: str) -> float:
+    """A relative loss as users write it.
+
+    Raises:
+        InputError: it is no share between 0 and 1.
+
+    >>> loss_of("0.5%"), loss_of("0.01")
+    (0.005, 0.01)
+    """
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = float("nan")
+    if not 0 <= share <= 1:
+        raise refuse(
+            f"cannot read the loss '{text}'", "it is a share", "for example --max-loss 0.5%"
+        )
+    return share
+
+
+def tune(
+    source: onnx.ModelProto,
+    samples: Samples,
+    goal: Goal,
+    *,
+    budget: int = 20,
+    scoring: int = 100,
+    seed: int = 0,
+    backend: str = "event",
+    journal: Path | None = None,
+    progress: Progress = silent,
+) -> Tuned:
+    """Search; Ctrl-C ends it early with what has been found.
+
+    Args:
+        source: the trained network.
+        samples: calibration data, labels if known.
+        goal: what is wanted.
+        budget: trials at most, those of the journal included.
+        scoring: held-out samples to simulate at most.
+        seed: of variations and compilations.
+        backend: that simulates.
+        journal: JSON lines, read first if it is there.
+        progress: called with (what, done, total).
+
+    Raises:
+        InputError: too few samples, an unknown class of neurons, a journal of another search.
+    """
+    classes = {r.neuron for r in RECIPES.values()}
+    if goal.neurons not in (None, *classes):
+        raise refuse(
+            f"there are no neurons '{goal.neurons}'",
+            "recipes are made for a class of neurons",
+            f"use one of: {', '.join(sorted(classes))}",
+        )
+    if len(samples.x) < 8 or budget < 1:
+        what = f"{len(samples.x)} samples" if budget >= 1 else f"a budget of {budget}"
+        raise refuse(f"cannot tune with {what}", "8 and one are needed", "give more")
+    order = choice(samples.x, len(samples.x))
+    fit, held = order[: len(order) // 2], order[len(order) // 2 :][:scoring]
+    test = Samples(samples.x[held], None if samples.y is None else samples.y[held])
+    (truth, *_others) = import_network(source).outputs(test.x)
+    name = _fingerprint(source, samples, goal, seed, scoring)
+    known = {} if journal is None else read_journal(journal, name)
+    rng, found = np.random.default_rng(seed), Tuned([], [], None)
+    try:
+        for trial in proposals(goal, rng, found.trials):
+            if len(found.trials) >= budget:
+                break
+            what = f"{trial.recipe}, T = {trial.timesteps}"
+            progress(what, len(found.trials), budget)
+            score = known.get(trial.key)
+            if score is None:
+                score = _score(source, samples.x[fit], test, truth, trial, seed, backend)
+                if journal is not None:
+                    append(journal, name, trial, score)
+            found.trials.append((trial, score))
+    except KeyboardInterrupt:
+        found.interrupted = True
+    found.front = front(found.trials)
+    found.winner = winner(found.trials, goal)
+    return found
+
+
+def _score(
+    source: onnx.ModelProto,
+    x: np.ndarray[Any, Any],
+    test: Samples,
+    truth: np.ndarray[Any, Any],
+    trial: Trial,
+    seed: int,
+    backend: str,
+) -> Score:
+    settings: dict[str, Any] = {"recipe": trial.recipe, "timesteps": trial.timesteps}
+    try:
+        compiled = compile_model(source, x, options=trial.options, seed=seed, **settings)
+        result = evaluate(compiled.model, test, backend=backend)
+    except InputError as error:
+        return Score(failed=str(error.problems[0].what))
+    output = result.trace.output
+    agreement = float((top1(output) == top1(truth)).mean())
+    loss = 1 - agreement
+    if test.y is not None:
+        ann, snn = (float((top1(o) == test.y).mean()) for o in (truth, output))
+        loss = (ann - snn) / ann if ann else loss
+    return Score(
+        loss=loss,
+        agreement=agreement,
+        output_error=float(np.square(output - truth).mean() / max(float(truth.var()), 1e-30)),
+        divergence=divergence(output, truth),
+        steps=result.timesteps,
+        operations=result.synaptic_operations["total"],
+    )
+
+
+def _fingerprint(
+    source: onnx.ModelProto, samples: Samples, goal: Goal, seed: int, scoring: int
+) -> str:
+    digest = hashlib.sha256(source.SerializeToString(deterministic=True))
+    digest.update(np.ascontiguousarray(samples.x).tobytes())
+    digest.update(b"" if samples.y is None else samples.y.tobytes())
+    digest.update(json.dumps([asdict(goal), seed, scoring], sort_keys=True).encode())
+    return digest.hexdigest()[:16]

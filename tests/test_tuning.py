@@ -1,0 +1,210 @@
+"""The tuner: deterministic, resumable, honest about what is best."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from passes.options import listed
+from snncompiler import tuning
+from snncompiler.bayesian import INITIAL, minimise, percentile, suggest
+from snncompiler.cli import app
+from snncompiler.data import Samples
+from snncompiler.diagnostics import InputError
+from snncompiler.driver import load
+from snncompiler.metrics import divergence
+from snncompiler.text import record_of
+from snncompiler.trials import Goal, Score, Trial, front, proposals, winner
+from snncompiler.tuning import loss_of, tune
+from test_tiny import TINY
+
+MODEL = onnx.parser.parse_model(TINY)
+x = np.random.default_rng(0).standard_normal((80, 1, 4, 4)).astype(np.float32)
+DATA = Samples(x, (x.mean((1, 2, 3)) < 0).astype(np.int64))
+GOAL = Goal(max_timesteps=4, max_loss=0.1, neurons="ternary")
+
+
+def scored(**changes: float) -> Score:
+    values = {"loss": 0.1, "agreement": 0.9, "output_error": 0.1, "divergence": 0.1}
+    return Score(**{**values, "steps": 4, "operations": 100.0, **changes})  # type: ignore[arg-type]
+
+
+def test_the_same_search_gives_the_same_trials_and_scores(tmp_path: Path) -> None:
+    runs = [tune(MODEL, DATA, GOAL, budget=4, journal=tmp_path / f"{i}.jsonl") for i in range(2)]
+    assert runs[0].trials == runs[1].trials
+    assert len(runs[0].trials) == 4
+    assert (tmp_path / "0.jsonl").read_bytes() == (tmp_path / "1.jsonl").read_bytes()
+    assert len({trial.key for trial, _ in runs[0].trials}) == 4
+    assert {t.recipe for t, _ in runs[0].trials} == {"ternary"}
+    json.dumps(runs[0].as_json())
+
+
+def test_an_interrupted_search_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, calls, real = tmp_path / "j.jsonl", [], tuning.compile_model
+
+    def counting(*arguments: object, **settings: object) -> object:
+        calls.append(settings["timesteps"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tuning, "compile_model", counting)
+    first = tune(MODEL, DATA, GOAL, budget=4, journal=journal)
+    assert first.interrupted
+    assert len(first.trials) == 2
+    assert first.winner is not None
+    with journal.open("a") as file:
+        file.write('{"search": "cut sho')  # as a machine that loses its power leaves it
+    second = tune(MODEL, DATA, GOAL, budget=4, journal=journal)
+    assert not second.interrupted
+    assert second.trials[:2] == first.trials
+    third = tune(MODEL, DATA, GOAL, budget=4, journal=journal)
+    assert third.trials == second.trials
+    assert len(calls) == 5  # two, the interrupted one, and the two that were missing
+
+
+def test_the_journal_of_another_search_is_refused(tmp_path: Path) -> None:
+    journal = tmp_path / "j.jsonl"
+    tune(MODEL, DATA, GOAL, budget=1, journal=journal)
+    with pytest.raises(InputError, match="another search"):
+        tune(MODEL, DATA, Goal(max_timesteps=8), budget=1, journal=journal)
+    journal.write_text("no journal\n")
+    with pytest.raises(InputError, match="another search"):
+        tune(MODEL, DATA, GOAL, budget=1, journal=journal)
+
+
+def test_without_labels_agreement_is_the_score() -> None:
+    found = tune(MODEL, Samples(x, None), GOAL, budget=1)
+    ((_, score),) = found.trials
+    assert score.loss == 1 - score.agreement
+
+
+def test_bad_wishes_are_refused() -> None:
+    for goal, data, budget in (
+        (Goal(neurons="quantum"), DATA, 1),
+        (GOAL, Samples(x[:4], None), 1),
+        (GOAL, DATA, 0),
+    ):
+        with pytest.raises(InputError):
+            tune(MODEL, data, goal, budget=budget)
+    for text in ("much", "nan", "-1%", "200%"):
+        with pytest.raises(InputError):
+            loss_of(text)
+    assert loss_of("0.5%") == 0.005
+
+
+def test_the_front_holds_what_nothing_beats_and_the_winner_is_on_it() -> None:
+    trials = [
+        (Trial("a", 1), scored(steps=1, loss=0.3)),
+        (Trial("b", 2), scored(steps=2, loss=0.05, operations=50.0)),
+        (Trial("c", 2), scored(steps=2, loss=0.05, operations=70.0)),  # beaten by b
+        (Trial("d", 4), scored(steps=4, loss=0.04)),
+        (Trial("e", 8), scored(steps=8, loss=0.04)),  # beaten by d
+        (Trial("f", 1), Score(failed="no")),
+    ]
+    assert [t.recipe for t, _ in front(trials)] == ["a", "b", "d"]
+    best = winner(trials, Goal(max_timesteps=8, max_loss=0.1))
+    assert best is not None
+    assert best[0].recipe == "b"
+    best = winner(trials, Goal(max_timesteps=8, max_loss=0.001))
+    assert best is not None
+    assert best[1].loss == 0.04
+    assert winner(trials[5:], GOAL) is None
+
+
+def test_proposals_never_repeat_and_turn_to_the_best() -> None:
+    found: list[tuple[Trial, Score]] = []
+    for trial in proposals(Goal(max_timesteps=8, max_loss=0.1), np.random.default_rng(0), found):
+        loss = 0.0 if trial.recipe == "ternary" else 0.2
+        found.append((trial, scored(steps=trial.timesteps, loss=loss)))
+        if len(found) == 60:
+            break
+    assert len({t.key for t, _ in found}) == 60
+    assert found[-1][0].recipe == "ternary"
+    assert found[-1][0].options
+
+
+def test_divergence_is_that_of_the_softmaxes() -> None:
+    r = np.random.default_rng(1)
+    a, b = r.standard_normal((2, 6, 5)) * 3
+    p, q = (np.exp(v) / np.exp(v).sum(1, keepdims=True) for v in (a, b))
+    assert divergence(a, b) == pytest.approx(float((p * np.log(p / q)).sum(1).mean()))
+    assert divergence(a, a + 7) == pytest.approx(0, abs=1e-12)
+
+
+# ---- the command line -----------------------------------------------------------------------
+
+
+def test_tune_compiles_the_winner_and_keeps_its_journal(tmp_path: Path) -> None:
+    onnx.save(MODEL, tmp_path / "m.onnx")
+    np.savez(tmp_path / "c.npz", x=DATA.x, y=DATA.y)
+    arguments = [
+        "tune",
+        "m.onnx",
+        "--calibration",
+        "c.npz",
+        "--budget",
+        "2",
+        "--neurons",
+        "ternary",
+    ]
+    arguments = [str(tmp_path / a) if "." in a else a for a in arguments]
+    twin = tmp_path / "t.json"
+    result = CliRunner().invoke(app, [*arguments, "--max-timesteps", "4", "--json", str(twin)])
+    assert result.exit_code == 0, result.output
+    assert "2 trials" in result.output
+    told = json.loads(twin.read_text())
+    record = record_of(load(told["output"]))
+    assert record["recipe"] == told["winner"]["recipe"] == "ternary"
+    assert record["timesteps"] == told["winner"]["timesteps"]
+    assert len((tmp_path / "m.snn.tune.jsonl").read_text().splitlines()) == 2
+    wrong = CliRunner().invoke(app, [*arguments, "--max-loss", "lots"])
+    assert wrong.exit_code == 2
+    assert "--max-loss 0.5%" in wrong.output
+
+
+def test_recipes_show_prints_every_option() -> None:
+    result = CliRunner().invoke(app, ["recipes", "--show", "separated"])
+    assert result.exit_code == 0
+    for option in listed("separated"):
+        assert option in result.output
+    twin = CliRunner().invoke(app, ["recipes", "--show", "ltb", "--json", "-"])
+    assert json.loads(twin.stdout)["options"]["thresholds.method"] == "balance"
+    assert CliRunner().invoke(app, ["recipes", "--show", "none"]).exit_code == 2
+
+
+# ---- Bayesian optimisation ------------------------------------------------------------------
+
+
+def valley(u: float) -> float:
+    """Steep on one side, as too low a percentile is."""
+    return float(np.exp((u - 2.6) ** 2 if u < 2.6 else 0.3 * (u - 2.6)) - 0.9)
+
+
+def test_the_first_points_are_equidistant_and_need_no_package() -> None:
+    assert [suggest([(0.0, 1.0)] * n) for n in range(INITIAL)] == [1, 2, 3, 4, 5]
+    assert percentile(2) == 99
+    assert percentile(5) == 99.999
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bayesian_search_beats_a_grid_of_the_same_cost(seed: int) -> None:
+    pytest.importorskip("bayes_opt", reason="needs the extra 'tune'")
+    found = minimise(valley, iterations=7, seed=seed)
+    assert found == minimise(valley, iterations=7, seed=seed)
+    best = min(y for _, y in found)
+    assert best <= min(y for _, y in found[:INITIAL])
+    assert best < min(valley(u) for u in np.linspace(1, 5, 12))
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "bayes_opt", None)
+    with pytest.raises(InputError, match="bayesian-optimization"):
+        minimise(valley, iterations=1)
