@@ -21,10 +21,17 @@ def _onnxruntime(**options: Any) -> Backend:
     return OnnxRuntimeBackend(**options)
 
 
+def _lava(**options: Any) -> Backend:
+    from backends.lava.backend import LavaBackend
+
+    return LavaBackend(**options)
+
+
 #: By name: what imports a backend, only when it is chosen, and makes it with the options given.
 BACKENDS: dict[str, Callable[..., Backend]] = {
     "numpy": _numpy,  # the living definition: one step at a time, small and plain
     "onnxruntime": _onnxruntime,  # the compiled file itself, its own function bodies included
+    "lava": _lava,  # Intel's Lava, in a guarded process of its own with a Python 3.10
 }
 
 

@@ -37,6 +37,8 @@ def defines_a_pass(path: Path) -> bool:
     return any(ast.unparse(f.target) == "name" for f in fields)
 
 
+#: The only rooms that import Lava; they run in an interpreter of its own, never in ours.
+ON_LAVA = ("processes", "models", "whole")
 #: Rooms of the package passes: one per pass, and the pure functions that they share.
 ROOMS = {name.removeprefix("passes.") for name in FILES if name.startswith("passes.")}
 PASSES = {room for room in ROOMS if defines_a_pass(FILES[f"passes.{room}"])}
@@ -138,6 +140,10 @@ def test_backends_are_imported_on_demand() -> None:
         ("numba", {"backends.event", "backends.event_kernels"}),
         ("typer", {"snncompiler.cli"}),
         ("torch", set()),
+        (
+            "lava",
+            {f"backends.lava.spiking.{n}" for n in ("run", *(f"on_lava.{m}" for m in ON_LAVA))},
+        ),
     ],
 )
 def test_a_heavy_library_has_few_doors(library: str, owners: set[str]) -> None:
