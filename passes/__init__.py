@@ -9,6 +9,8 @@ from passes.neurons import Neurons
 from passes.normalise import Normalise
 from passes.observe import Observe
 from passes.pooling import Pooling
+from passes.quantise import Quantise
+from passes.schedule import Schedule
 from passes.simplify import Simplify
 from passes.thresholds import Thresholds
 from passes.twin_synapse import TwinSynapse
@@ -32,5 +34,7 @@ PIPELINE: tuple[Pass, ...] = (
     Pooling(),  # pools of spikes become exact in time
     Coding(),  # input current and readout: from here on the network runs
     Normalise(),  # scales into weights: thresholds become 1, spikes integers
-    Grid(),  # last: the weights that every backend will see
+    Grid(),  # the weights that every backend will see, unless
+    Quantise(),  # the target wants integers: on the grid, so that the proof of exactness stays
+    Schedule(),  # last, for nothing moves any more: when do values arrive on a pipelined chip?
 )

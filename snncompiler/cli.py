@@ -210,6 +210,9 @@ def compile_(
         list[str] | None,
         typer.Option("--set", metavar="PASS.OPTION=VALUE", help="Override an option; repeatable."),
     ] = None,
+    target: Annotated[
+        str, typer.Option(help="ideal (floats), or integers: loihi2, graded (wide spikes).")
+    ] = "ideal",
     form: Annotated[
         str, typer.Option(help="'normalised' (thresholds 1) or 'physical' (weights as trained).")
     ] = "normalised",
@@ -217,8 +220,8 @@ def compile_(
     json_file: Json = None,
 ) -> None:
     """Compile a trained network into a spiking one; every pass is verified."""
-    target = output or model.parent / f"{model.stem}.snn.onnx"
-    with _session(json_file, [target], [model, calibration]) as session:
+    artifact = output or model.parent / f"{model.stem}.snn.onnx"
+    with _session(json_file, [artifact], [model, calibration]) as session:
         from passes.options import find_recipe, parse
         from snncompiler import gate
         from snncompiler.data import load_samples
@@ -226,7 +229,7 @@ def compile_(
         from snncompiler.report import compiled_table
 
         find_recipe(recipe)
-        options = parse(setting or [])
+        options = {"quantise.target": target, **parse(setting or [])}
         proto = gate.read(model)
         samples = load_samples(calibration, input_shape(proto), labels=False)
         with _progress() as progress:
@@ -238,7 +241,7 @@ def compile_(
                 options=options,
                 form=form,
                 dump=dump_ir,
-                output=target,
+                output=artifact,
                 seed=seed,
                 progress=progress,
             )
@@ -253,7 +256,7 @@ def run(
     timesteps: Annotated[
         int | None, typer.Option("--timesteps", "-T", help="Default: the T compiled for.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="numpy or onnxruntime.")] = "numpy",
+    backend: Annotated[str, typer.Option(help="numpy, onnxruntime or lava.")] = "numpy",
     reference: Annotated[
         Path | None, typer.Option(metavar="MODEL.onnx", help="The trained network, to compare.")
     ] = None,
@@ -294,12 +297,35 @@ def run(
         session.write_json(result.as_json())
 
 
+@app.command(epilog="Example: snnc emit model.snn.onnx --target lava -o lava-project")
+def emit(
+    model: Annotated[Path, typer.Argument(metavar="SNN.onnx", help="A compiled network.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="A new or empty folder.")
+    ],
+    target: Annotated[str, typer.Option(help="lava or numpy.")] = "lava",
+    json_file: Json = None,
+) -> None:
+    """Write a stand-alone project that runs the network without snncompiler."""
+    with _session(json_file, [], [model]) as session:
+        from rich.text import Text
+
+        from snncompiler.emission import write_project
+
+        written = write_project(model, target, output)
+        session.show(Text(clean(f"wrote {output}: {', '.join(written)}")))
+        session.write_json({"output": str(output), "target": target, "files": written})
+
+
 @app.command(epilog="Example: snnc inspect model.snn.onnx --format text")
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Trained or compiled.")],
     format_: Annotated[
         str, typer.Option("--format", help="summary, text (compact IR), onnx (parseable) or json.")
     ] = "summary",
+    target: Annotated[
+        str | None, typer.Option(help="loihi2: estimate what a compiled network takes of it.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Print what a file holds: a summary, the IR as text, or ONNX text that parses back."""
@@ -315,6 +341,15 @@ def inspect(
                 "a file can be shown in four ways",
                 "use one of: summary, text, onnx, json",
             )
+        if target is not None:
+            from rich.text import Text
+
+            from snncompiler.emission import fit_report
+
+            report, table = fit_report(file, target)
+            session.show(Text(table))
+            session.write_json(report)
+            return
         network = open_any(file)
         if format_ == "summary":
             session.show(inspect_table(network, record_of(network)))

@@ -32,12 +32,15 @@ from snncompiler.verify import verify
 
 #: Largest relative error that a pass may cause before it counts as a defect.
 TOLERANCE = 1e-4
-#: Rounding to the grid is allowed to cost this much before a warning says so.
-GRID_TOLERANCE = 1e-2
+#: Passes that round: what that may cost before a warning says so, and what it then advises.
+ROUNDING = {
+    "grid": (1e-2, "--set grid.enabled=false keeps full weights, without exact arithmetic"),
+    "quantise": (1e-1, "--target ideal keeps the weights of the grid"),
+}
 _SAMPLES = 4
 _RATE_BUDGET = 2e9  # multiply-accumulates that one look at the spiking network may cost
 #: Passes that only form B knows; a compilation to form A leaves them out.
-FORM_B = ("normalise", "grid")
+FORM_B = ("normalise", "grid", "quantise", "schedule")
 _BEFORE_LEGAL = tuple(p.name for p in IMPORT if not isinstance(p, Legal))
 
 
@@ -83,7 +86,7 @@ class Compilation:
             story.append(Step(p.name, time.perf_counter() - started, note, check))
             if isinstance(p, Legal):
                 self.ann, self.ann_macs = model.clone(), macs(model)
-            if p.name != "grid":  # rounding the input is no synapse
+            if p.name not in (*ROUNDING, "schedule"):  # rounding the input is no synapse
                 self.synapses = macs(model) if self.ann is not None else 0
             if p.name == "neurons":
                 self._note_thresholds()
@@ -104,11 +107,14 @@ class Compilation:
         results = list(run(twin, samples).values())
         error = max(relative_error(a, b) for a, b in zip(results, expected, strict=True))
         text = f"max relative error {error:.1e}"
-        if p.name == "grid":
-            if error > GRID_TOLERANCE:
+        if p.name == "schedule" or (p.name == "quantise" and "target" not in model.meta):
+            return ""  # a note changes nothing
+        if p.name in ROUNDING:
+            allowed, advice = ROUNDING[p.name]
+            if error > allowed:
+                what = "to the grid" if p.name == "grid" else "to integers"
                 self.context.warnings.append(
-                    f"rounding to the grid changes the outputs by {error:.1%}; "
-                    "--set grid.enabled=false keeps full weights, without exact arithmetic"
+                    f"rounding {what} changes the outputs by {error:.1%}; {advice}"
                 )
         elif not error <= TOLERANCE:
             raise VerificationError(

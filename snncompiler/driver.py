@@ -234,6 +234,7 @@ def _finish(
         "timesteps": timesteps,
         "form": form,
         "gridded": bool(model.meta.get("gridded", False)),
+        "target": str(model.meta.get("target", "ideal")),
         "seed": seed,
         "source": network.digest,
         "calibration": digest,

@@ -15,6 +15,9 @@ import onnx_ir as ir
 
 from snncompiler.graph import WEIGHTED, data_inputs
 
+#: Node metadata: JSON, {"hop": steps late, "waits": steps to hold back each input}.
+SCHEDULE = "snn.schedule"
+
 
 @dataclass(frozen=True)
 class Latency:

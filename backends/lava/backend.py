@@ -12,6 +12,7 @@ import onnx_ir as ir
 from backends.base import READOUT, Network, Progress, take_apart
 from backends.lava import guard, interpreter
 from backends.lava.bundle import files
+from backends.lava.fixed import to_integers
 from backends.lava.plan import plan
 from backends.lava.spiking import dynamics
 from backends.lava.spiking.records import Run, records
@@ -43,6 +44,8 @@ class LavaBackend:
         """
         network = take_apart(model)
         planned = plan(network)
+        if network.record.get("target", "ideal") != "ideal":
+            planned = to_integers(planned, network)
         return LavaProgram(network, planned, self.layers, self.patience)
 
 
@@ -84,6 +87,12 @@ class LavaProgram:
                 "the backend 'lava' cannot show membrane potentials",
                 "they stay in Lava's processes",
                 "use --backend numpy, which computes the same ones",
+            )
+        if self.plan.integer and timesteps > self.plan.timesteps:
+            raise refuse(
+                f"cannot run this network of integers for {timesteps} steps",
+                f"its potentials are proven to fit for the {self.plan.timesteps} it was made for",
+                "compile it with a larger --timesteps, or use --backend numpy",
             )
         python = interpreter.find()
         with tempfile.TemporaryDirectory(prefix="snnc-lava-") as name:

@@ -13,8 +13,8 @@ from backends.lava.spiking.dynamics import Network, Node
 from snncompiler.graph import Array
 from snncompiler.ops import pooled_size
 
-_HERE = Path(__file__).parent / "spiking"
-_OPS = Path(__file__).parent.parent / "numpy_ops.py"
+SOURCES = Path(__file__).parent / "spiking"
+OPS = Path(__file__).parent.parent / "numpy_ops.py"
 MODULES = ("__init__", "dynamics", "records")
 ON_LAVA = ("__init__", "processes", "models", "whole")
 REQUIREMENTS = "lava-nc==0.10.0\nnumpy>=1.26,<2\n"
@@ -22,10 +22,12 @@ REQUIREMENTS = "lava-nc==0.10.0\nnumpy>=1.26,<2\n"
 
 def files(network: Network, title: str, readme: str) -> dict[str, bytes]:
     """The files of a bundle, by path."""
-    text = {f"spiking/{name}.py": stand_alone(_HERE / f"{name}.py") for name in MODULES}
-    text |= {f"spiking/on_lava/{n}.py": stand_alone(_HERE / "on_lava" / f"{n}.py") for n in ON_LAVA}
-    text["spiking/ops.py"] = stand_alone(_OPS)
-    text["run.py"] = stand_alone(_HERE / "run.py")
+    text = {f"spiking/{name}.py": stand_alone(SOURCES / f"{name}.py") for name in MODULES}
+    text |= {
+        f"spiking/on_lava/{n}.py": stand_alone(SOURCES / "on_lava" / f"{n}.py") for n in ON_LAVA
+    }
+    text["spiking/ops.py"] = stand_alone(OPS)
+    text["run.py"] = stand_alone(SOURCES / "run.py")
     text["network.py"] = network_text(network, title)
     text["README.md"] = readme
     text["requirements.txt"] = REQUIREMENTS

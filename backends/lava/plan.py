@@ -39,7 +39,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
 }
 #: What the constant inputs of an op are, by position.
 _ROLES = {
-    "Add": ("bias", "bias"),
+    "Add": ("level", "level"),
     "Clip": ("", "low", "high"),
     "IF": ("", "theta", "v_init"),
     "LeakyIF": ("", "theta"),

@@ -158,7 +158,7 @@ def synapse(node: Node, arguments: Sequence[Array], integer: bool) -> Array:
     """A synapse; integers go through a product of floats, which their bound keeps exact."""
     if not integer:
         return evaluate(node, arguments)
-    return evaluate(node, [a.astype(np.float32) for a in arguments]).astype(np.int32)
+    return evaluate(node, [a.astype(np.float32, copy=False) for a in arguments]).astype(np.int32)
 
 
 def initial(node: Node, constants: Sequence[Array], batch: int, integer: bool) -> State:
