@@ -266,6 +266,7 @@ def run(
         Path | None, typer.Option(metavar="OUT.npz", help="Save spike trains and readouts.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads (onnxruntime).")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="One process per layer (lava).")] = False,
     json_file: Json = None,
 ) -> None:
     """Run a spiking network: accuracy at T = 1, 2, 4, ..., firing rates, synaptic operations."""
@@ -290,6 +291,7 @@ def run(
                 reference=reference,
                 batch=batch,
                 threads=threads,
+                layers=layers,
                 trace_file=trace,
                 progress=progress,
             )

@@ -80,6 +80,7 @@ def evaluate(
     reference: str | Path | None = None,
     batch: int = 100,
     threads: int | None = None,
+    layers: bool = False,
     trace_file: str | Path | None = None,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> Evaluation:
@@ -97,6 +98,7 @@ def evaluate(
     if threads is not None and threads < 1:
         raise refuse(f"cannot run on {threads} threads", "one is needed", "choose --threads 1")
     settings = {"threads": threads} if threads is not None and backend == "onnxruntime" else {}
+    settings |= {"layers": True} if layers and backend == "lava" else {}
     program = backends.load(backend, **settings).build(model)
     observe = Observe(steps=power_steps(steps), spikes=trace_file is not None)
     traces, seconds = [], 0.0

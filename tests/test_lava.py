@@ -66,6 +66,18 @@ def test_spikes_are_those_of_the_reference_over_samples_back_to_back(layers, mon
 
 
 @needs_lava
+@pytest.mark.parametrize("layers", [False, True], ids=["fused", "layers"])
+def test_integers_send_the_spikes_of_the_artifact(layers, monkeypatch):
+    monkeypatch.setattr(backends.lava.backend, "_BATCH", 3)
+    options = {"quantise.target": "graded"}
+    network = compiled(small(), 0, timesteps=8, recipe="ternary", options=options)
+    x = fresh(small(), 0, 7)
+    ours = program(network, layers)
+    assert ours.plan.integer
+    assert_same(expected(network, x), ours.run(x, 8, SPIKES))
+
+
+@needs_lava
 def test_every_kind_of_branch_and_neuron_is_the_same():
     for build, recipe in ((networks.inception, "spicalib"), (networks.depthwise, "ternary")):
         network = compiled(build(), 0, timesteps=6, recipe=recipe)
