@@ -310,13 +310,11 @@ def emit(
 ) -> None:
     """Write a stand-alone project that runs the network without snncompiler."""
     with _session(json_file, [], [model]) as session:
-        from rich.text import Text
-
         from snncompiler.emission import write_project
 
-        written = write_project(model, target, output)
-        session.show(Text(clean(f"wrote {output}: {', '.join(written)}")))
-        session.write_json({"output": str(output), "target": target, "files": written})
+        written, told = write_project(model, target, output)
+        session.show(told)
+        session.write_json(written)
 
 
 @app.command(epilog="Example: snnc inspect model.snn.onnx --format text")
@@ -344,12 +342,10 @@ def inspect(
                 "use one of: summary, text, onnx, json",
             )
         if target is not None:
-            from rich.text import Text
-
             from snncompiler.emission import fit_report
 
             report, table = fit_report(file, target)
-            session.show(Text(table))
+            session.show(table)
             session.write_json(report)
             return
         network = open_any(file)

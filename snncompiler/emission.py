@@ -6,14 +6,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from rich.text import Text
+
 from backends.lava.emission import emit
 from backends.lava.fit import fit, fit_text
 from snncompiler.diagnostics import clean, clean_lines, refuse
 from snncompiler.driver import load
 
 
-def write_project(model: str | Path, target: str, folder: Path) -> list[str]:
-    """Write the project of a compiled network; returns its files.
+def write_project(model: str | Path, target: str, folder: Path) -> tuple[dict[str, object], Text]:
+    """Write the project of a compiled network; returns what was written, as JSON and to show.
 
     Raises:
         InputError: the network or target does not fit, or the folder holds something already.
@@ -39,11 +41,12 @@ def write_project(model: str | Path, target: str, folder: Path) -> list[str]:
         raise refuse(
             f"cannot write to '{folder}'", error.strerror or str(error), "choose another folder"
         ) from None
-    return sorted(files)
+    written: dict[str, object] = {"output": str(folder), "target": target, "files": sorted(files)}
+    return written, Text(clean(f"wrote {folder}: {', '.join(sorted(files))}"))
 
 
-def fit_report(model: str | Path, target: str) -> tuple[dict[str, object], str]:
-    """What a compiled network takes of a target, as JSON and as text.
+def fit_report(model: str | Path, target: str) -> tuple[dict[str, object], Text]:
+    """What a compiled network takes of a target, as JSON and to show.
 
     Raises:
         InputError: there is no report for the target, or the file holds no compiled network.
@@ -53,4 +56,4 @@ def fit_report(model: str | Path, target: str) -> tuple[dict[str, object], str]:
             f"there is no fit report for '{target}'", "one chip is known", "use --target loihi2"
         )
     report = fit(load(model))
-    return report.as_json(), clean_lines(fit_text(report).split("\n"))
+    return report.as_json(), Text(clean_lines(fit_text(report).split("\n")))

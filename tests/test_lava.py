@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,17 @@ def test_without_start_delays_the_pipeline_computes_something_else():
     late = program(network, True)
     late.start_delay = False
     assert differences(expected(network, x), late.run(x, 8, SPIKES))
+
+
+@needs_lava
+def test_a_flipped_kernel_is_noticed():
+    network = compiled(small(), 0, timesteps=8, recipe="graded")
+    x = fresh(small(), 0, 3)
+    flipped = program(network, False)
+    name = next(k for k, w in flipped.plan.arrays.items() if w.shape == (4, 4, 3, 3))
+    arrays = {**flipped.plan.arrays, name: flipped.plan.arrays[name][..., ::-1, ::-1]}
+    flipped.plan = replace(flipped.plan, arrays=arrays)
+    assert differences(expected(network, x), flipped.run(x, 8, SPIKES))
 
 
 # ---- faults ----------------------------------------------------------------------------------
