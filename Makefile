@@ -12,7 +12,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check fmt golden size build clean FORCE
+.PHONY: help demo test check fmt golden lava size build clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -20,8 +20,8 @@ help: ## list the targets
 demo: $(VENV)/.run ## compile the bundled network, run it and compare it with the original
 	$(BIN)/snnc demo
 
-test: $(VENV)/.dev ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## run the tests; those of Lava if 'make lava' was run
+	SNNC_LAVA_PYTHON="$(or $(SNNC_LAVA_PYTHON),$(abspath $(wildcard $(VENV)-lava/bin/python)))" $(BIN)/python -m pytest
 
 check: $(VENV)/.dev ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check
@@ -35,6 +35,13 @@ fmt: $(VENV)/.dev ## format the code and mend what lint can
 golden: $(VENV)/.dev ## rewrite the golden files; review the diff
 	$(BIN)/python -m pytest tests/test_golden.py --golden
 
+lava: $(VENV)-lava/.made ## an environment with Lava, which needs Python 3.10
+
+$(VENV)-lava/.made:
+	python3.10 -m venv $(VENV)-lava
+	$(VENV)-lava/bin/python -m pip install --quiet --disable-pip-version-check 'lava-nc==0.10.0'
+	@touch $@
+
 size: ## lines of every Python file
 	@find snncompiler passes backends tests models -name '*.py' -exec wc -l {} + | sort -n
 
@@ -45,7 +52,7 @@ build: $(VENV)/.made ## write the wheel to dist/
 clean: ## remove the environment, caches and build outputs
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
+	@for env in $(VENV) $(VENV)-lava; do if [ -f $$env/pyvenv.cfg ]; then rm -rf $$env; fi; done
 
 # Stamps are written last, so an interrupted set-up is done again. An environment of another version
 # than the PYTHON asked for is an error; a working one is adopted; half of one is made anew.

@@ -27,6 +27,12 @@ def _onnxruntime(**options: Any) -> Backend:
     return OnnxRuntimeBackend(**options)
 
 
+def _lava(**options: Any) -> Backend:
+    from backends.lava.backend import LavaBackend
+
+    return LavaBackend(**options)
+
+
 #: What `run` uses unless told otherwise.
 DEFAULT = "event"
 
@@ -35,6 +41,7 @@ BACKENDS: dict[str, Callable[..., Backend]] = {
     "event": _event,  # the same spikes, at the cost of the events, on all cores
     "numpy": _numpy,  # the living definition: one step at a time, small and plain
     "onnxruntime": _onnxruntime,  # the compiled file itself, its own function bodies included
+    "lava": _lava,  # Intel's Lava, in a guarded process of its own with a Python 3.10
 }
 
 

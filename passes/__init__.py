@@ -12,6 +12,8 @@ from passes.neurons import Neurons
 from passes.normalise import Normalise
 from passes.observe import Observe
 from passes.pooling import Pooling
+from passes.quantise import Quantise
+from passes.schedule import Schedule
 from passes.search import Search
 from passes.separate import Separate
 from passes.simplify import Simplify
@@ -42,5 +44,7 @@ PIPELINE: tuple[Pass, ...] = (
     Calibrate(),  # what errors are left, layer by layer, with the spikes that really come
     Separate(),  # layers take turns; the corrections before it predict what they send
     Normalise(),  # scales into weights: thresholds become 1, spikes integers
-    Grid(),  # last: the weights that every backend will see
+    Grid(),  # the weights that every backend will see, unless
+    Quantise(),  # the target wants integers: on the grid, so that the proof of exactness stays
+    Schedule(),  # last, for nothing moves any more: when do values arrive on a pipelined chip?
 )

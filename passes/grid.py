@@ -23,7 +23,6 @@ spikes meet at every step get no more than a dozen bits: simulators may then add
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +31,7 @@ import onnx_ir as ir
 
 from passes.base import Context, infer_shapes, tidy
 from passes.bounds import Bounds, exponent, has_bias, is_integer, measure, synapse_bits
+from passes.rounding import insert_rounding
 from snncompiler.graph import (
     WEIGHTED,
     Array,
@@ -39,10 +39,7 @@ from snncompiler.graph import (
     attribute,
     constant,
     data_inputs,
-    make_node,
-    set_sources,
     sources,
-    unique_name,
     weights,
 )
 from snncompiler.ops import WITH_POTENTIAL
@@ -102,10 +99,10 @@ class Grid:
         image = model.graph.inputs[0]
         for node, fraction in bounds.rounded.items():
             value = data_inputs(node)[0]
-            _insert_rounding(model.graph, value, [(node, list(node.inputs).index(value))], fraction)
+            insert_rounding(model.graph, value, [(node, list(node.inputs).index(value))], fraction)
         input_bits = self.analog_bits - exponent(amplitude)
         uses = [(use.node, use.idx) for use in image.uses()]
-        _insert_rounding(model.graph, image, uses, input_bits, amplitude)
+        insert_rounding(model.graph, image, uses, input_bits, amplitude)
         tidy(model)
         infer_shapes(model)
         model.meta["gridded"] = True
@@ -203,42 +200,3 @@ def _round_potentials(model: ir.Model) -> None:
             v = _to_grid(weights(node.inputs[2]).astype(np.float64), np.array(MANTISSA - 4))
             name = f"{node.name}_v_init_grid"
             node.replace_input_with(2, add_constant(model.graph, name, v))
-
-
-def _insert_rounding(
-    graph: ir.Graph,
-    value: ir.Value,
-    uses: Sequence[tuple[ir.Node, int]],
-    bits: int,
-    amplitude: float | None = None,
-) -> None:
-    """Round (and clip) a value in the graph itself, so that the file keeps the promise alone."""
-    nodes = [node for node, _ in uses]
-    current, made = value, []
-
-    def number(name: str, x: float) -> ir.Value:
-        return add_constant(graph, f"{value.name}_{name}", np.array(x, np.float32))
-
-    steps: list[tuple[str, list[ir.Value]]] = [
-        ("Mul", [number("fine", 2.0**bits)]),
-        ("Round", []),
-        ("Mul", [number("coarse", 2.0**-bits)]),
-    ]
-    if amplitude is not None:
-        steps.insert(0, ("Clip", [number("min", -amplitude), number("max", amplitude)]))
-    label = unique_name(graph, f"{value.name}_rounded")
-    for i, (op, extra) in enumerate(steps):
-        name = label if i == len(steps) - 1 else f"{label}_{op.lower()}"
-        node = make_node(op, [current, *extra], name=name)
-        set_sources(node, sources(*nodes))
-        made.append(node)
-        current = node.outputs[0]
-        current.name, current.type, current.shape = name, value.type, value.shape
-    for node, index in uses:
-        node.replace_input_with(index, current)
-    graph.outputs[:] = [current if v is value and amplitude else v for v in graph.outputs]
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], made)
-    else:
-        graph.insert_after(producer, made)

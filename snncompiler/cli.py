@@ -87,6 +87,9 @@ def compile_(
         list[str] | None,
         typer.Option("--set", metavar="PASS.OPTION=VALUE", help="Override an option; repeatable."),
     ] = None,
+    target: Annotated[
+        str, typer.Option(help="ideal (floats), or integers: loihi2, graded (wide spikes).")
+    ] = "ideal",
     form: Annotated[
         str, typer.Option(help="'normalised' (thresholds 1) or 'physical' (weights as trained).")
     ] = "normalised",
@@ -97,8 +100,8 @@ def compile_(
     json_file: Json = None,
 ) -> None:
     """Compile a trained network into a spiking one; every pass is verified."""
-    target = output or model.parent / f"{model.stem}.snn.onnx"
-    with session_of(json_file, [target], [model, calibration]) as session:
+    artifact = output or model.parent / f"{model.stem}.snn.onnx"
+    with session_of(json_file, [artifact], [model, calibration]) as session:
         from passes.options import find_recipe, parse
         from snncompiler import gate
         from snncompiler.data import load_calibration
@@ -106,7 +109,7 @@ def compile_(
         from snncompiler.report import compiled_table
 
         find_recipe(recipe)
-        options = parse(setting or [])
+        options = {"quantise.target": target, **parse(setting or [])}
         proto = gate.read(model)
         samples = load_calibration(calibration, input_shape(proto))
         with progress_bar() as progress:
@@ -118,7 +121,7 @@ def compile_(
                 options=options,
                 form=form,
                 dump=dump_ir,
-                output=target,
+                output=artifact,
                 seed=seed,
                 labels=samples.y,
                 progress=progress,
@@ -138,7 +141,7 @@ def run(
     timesteps: Annotated[
         int | None, typer.Option("--timesteps", "-T", help="Default: the T compiled for.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="event, numpy or onnxruntime.")] = "event",
+    backend: Annotated[str, typer.Option(help="event, numpy, onnxruntime or lava.")] = "event",
     reference: Annotated[
         Path | None, typer.Option(metavar="MODEL.onnx", help="The trained network, to compare.")
     ] = None,
@@ -162,6 +165,7 @@ def run(
             "outputs apart, divided by the steps so far (event); 10 is safe for most.",
         ),
     ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="One process per layer (lava).")] = False,
     json_file: Json = None,
 ) -> None:
     """Run a spiking network: accuracy at T = 1, 2, 4, ..., firing rates, synaptic operations."""
@@ -189,11 +193,30 @@ def run(
                 memory=None if memory is None else memory << 20,
                 precision=precision,
                 early_exit=early_exit,
+                layers=layers,
                 trace_file=trace,
                 progress=progress,
             )
         session.show(run_table(result, network))
         session.write_json(result.as_json())
+
+
+@app.command(epilog="Example: snnc emit model.snn.onnx --target lava -o lava-project")
+def emit(
+    model: Annotated[Path, typer.Argument(metavar="SNN.onnx", help="A compiled network.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="A new or empty folder.")
+    ],
+    target: Annotated[str, typer.Option(help="lava or numpy.")] = "lava",
+    json_file: Json = None,
+) -> None:
+    """Write a stand-alone project that runs the network without snncompiler."""
+    with session_of(json_file, [], [model]) as session:
+        from snncompiler.emission import write_project
+
+        written, told = write_project(model, target, output)
+        session.show(told)
+        session.write_json(written)
 
 
 @app.command(epilog="Example: snnc inspect model.snn.onnx --format text")
@@ -202,6 +225,9 @@ def inspect(
     format_: Annotated[
         str, typer.Option("--format", help="summary, text (compact IR), onnx (parseable) or json.")
     ] = "summary",
+    target: Annotated[
+        str | None, typer.Option(help="loihi2: estimate what a compiled network takes of it.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Print what a file holds: a summary, the IR as text, or ONNX text that parses back."""
@@ -217,6 +243,13 @@ def inspect(
                 "a file can be shown in four ways",
                 "use one of: summary, text, onnx, json",
             )
+        if target is not None:
+            from snncompiler.emission import fit_report
+
+            report, table = fit_report(file, target)
+            session.show(table)
+            session.write_json(report)
+            return
         network = open_any(file)
         if format_ == "summary":
             session.show(inspect_table(network, record_of(network)))

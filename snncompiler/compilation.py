@@ -33,12 +33,15 @@ from snncompiler.verify import verify
 
 #: Largest relative error that a pass may cause before it counts as a defect.
 TOLERANCE = 1e-4
-#: Rounding to the grid is allowed to cost this much before a warning says so.
-GRID_TOLERANCE = 1e-2
+#: Passes that round: what that may cost before a warning says so, and what it then advises.
+ROUNDING = {
+    "grid": (1e-2, "--set grid.enabled=false keeps full weights, without exact arithmetic"),
+    "quantise": (1e-1, "--target ideal keeps the weights of the grid"),
+}
 _SAMPLES = 4
 _RATE_BUDGET = 2e9  # multiply-accumulates that one look at the spiking network may cost
 #: Passes that only form B knows; a compilation to form A leaves them out.
-FORM_B = ("normalise", "grid")
+FORM_B = ("normalise", "grid", "quantise", "schedule")
 _BEFORE_LEGAL = tuple(p.name for p in IMPORT if not isinstance(p, Legal))
 
 
@@ -85,7 +88,7 @@ class Compilation:
             if isinstance(p, Legal):
                 self.ann, self.ann_macs = model.clone(), macs(model)
                 context.ann = self.ann
-            if p.name != "grid":  # rounding the input is no synapse
+            if p.name not in (*ROUNDING, "schedule"):  # rounding the input is no synapse
                 self.synapses = macs(model) if self.ann is not None else 0
             if p.name == "neurons":
                 self._note_thresholds()
@@ -94,7 +97,7 @@ class Compilation:
 
     def _check(self, p: Pass, samples: Array, expected: list[Array]) -> str:
         model = self.network.model
-        spiking = any(n.op_type in NEURONS or n.op_type == "Readout" for n in model.graph)
+        spiking = len(model.graph.inputs) > 1  # the image, and T
         legal = p.name not in _BEFORE_LEGAL
         if legal:
             verify(model, p.name)
@@ -109,11 +112,14 @@ class Compilation:
         if getattr(p, "corrects", False):
             expected[:] = results  # later passes are held to the corrected network
             return f"activations changed on purpose: {text}" if error > TOLERANCE else text
-        if p.name == "grid":
-            if error > GRID_TOLERANCE:
+        if p.name == "schedule" or (p.name == "quantise" and "target" not in model.meta):
+            return ""  # a note changes nothing
+        if p.name in ROUNDING:
+            allowed, advice = ROUNDING[p.name]
+            if error > allowed:
+                what = "to the grid" if p.name == "grid" else "to integers"
                 self.context.warnings.append(
-                    f"rounding to the grid changes the outputs by {error:.1%}; "
-                    "--set grid.enabled=false keeps full weights, without exact arithmetic"
+                    f"rounding {what} changes the outputs by {error:.1%}; {advice}"
                 )
         elif not error <= TOLERANCE:
             raise VerificationError(

@@ -265,6 +265,7 @@ def _finish(
         **({} if parts.window is None else {"window": parts.window}),
         "form": form,
         "gridded": bool(model.meta.get("gridded", False)),
+        "target": str(model.meta.get("target", "ideal")),
         "seed": seed,
         "source": network.digest,
         "calibration": digest,

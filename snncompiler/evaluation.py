@@ -95,6 +95,7 @@ def evaluate(
     memory: int | None = None,
     precision: str = "exact",
     early_exit: float | None = None,
+    layers: bool = False,
     trace_file: str | Path | None = None,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> Evaluation:
@@ -112,6 +113,7 @@ def evaluate(
         what = f"T = {steps}" if steps < 1 else f"batches of {batch}"
         raise refuse(f"cannot run with {what}", "at least one is needed", "choose a larger number")
     settings = _settings(backend, threads, memory, precision, early_exit)
+    settings |= {"layers": True} if layers and backend == "lava" else {}
     program = backends.load(backend, **settings).build(model)
     if backend == "event":  # kernels for types and sizes not met before are compiled now
         progress("preparing the kernels", 0, 1)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from snncompiler.diagnostics import clean
 from snncompiler.graph import KIND, Array, constant, scale_of, sources
+from snncompiler.latency import SCHEDULE
 from snncompiler.ops import functions
 
 
@@ -58,6 +59,9 @@ def _node(node: ir.Node) -> str:
         notes.append(
             f"scale {low:.5g}" if low == high else f"scale[{len(scale)}] {low:.5g}..{high:.5g}"
         )
+    if SCHEDULE in node.metadata_props:
+        late = json.loads(node.metadata_props[SCHEDULE])
+        notes.append(f"hop {late['hop']}" + f" waits {late['waits']}" * any(late["waits"]))
     return "  ; ".join([line, *notes]) + f"  // {'+'.join(sources(node))}"
 
 

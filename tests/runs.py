@@ -14,7 +14,9 @@ import pytest
 from onnx import ModelProto
 
 import networks
+from backends.lava import interpreter
 from backends.reference import NumpyBackend
+from snncompiler.diagnostics import InputError
 from snncompiler.driver import Compiled, compile_model
 from snncompiler.trace import Observe, Trace
 
@@ -71,6 +73,18 @@ def chunks(n: int, size: int = 20) -> pytest.MarkDecorator:
     ranges = [range(i, min(i + size, n)) for i in range(0, n, size)]
     ids = [f"{r.start}-{r.stop - 1}" for r in ranges]
     return pytest.mark.parametrize("seeds", ranges, ids=ids)
+
+
+def lava_missing() -> str:
+    """Why nothing can run on Lava here; empty if it can."""
+    try:
+        interpreter.find()
+    except InputError as error:
+        return error.problems[0].why
+    return ""
+
+
+needs_lava = pytest.mark.skipif(bool(lava_missing()), reason=f"no Lava: {lava_missing()}")
 
 
 SHARED = Path(os.environ.get("SNNC_SHARED", Path(__file__).parents[2] / "shared"))

@@ -21,6 +21,7 @@ from onnx.reference import ReferenceEvaluator
 
 import backends
 from backends import numpy_ops
+from runs import needs_lava
 from snncompiler import ops
 from snncompiler.ann import session
 from snncompiler.diagnostics import InputError
@@ -645,7 +646,9 @@ def test_membranes_hold_what_has_arrived_and_was_not_sent():
     np.testing.assert_array_equal(trace.membranes["n_sa"], left)
 
 
-@pytest.mark.parametrize("name", backends.BACKENDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[needs_lava] if n == "lava" else []) for n in backends.BACKENDS]
+)
 def test_batches_change_nothing_and_report_progress(name, monkeypatch):
     proto = convolutional()
     program, x = backends.load(name).build(named(proto)), samples(proto)
