@@ -11,7 +11,7 @@ spikes of a single step binds; what a perfect neuron would send otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -20,9 +20,11 @@ from numpy.typing import DTypeLike
 from backends import numpy_ops as ops
 from backends.base import Network, per_channel, take_apart
 from backends.definitions import Values, evaluate, initial_state, parameters_of, spike
-from snncompiler.graph import Array, attribute, constant, data_inputs, rank, weights
+from snncompiler.graph import Array, attribute, constant, data_inputs, rank, shape, weights
 from snncompiler.ops import DOMAIN, NEURONS
 
+#: Numbers of one step that stay in a core's cache, states included.
+_CACHED = 1 << 14
 #: Called before a neuron or readout takes its current: may change it and the synapse before.
 Visit = Callable[["Sweep", ir.Node], None]
 
@@ -128,11 +130,14 @@ class Sweep:
 
     def activation(self, neuron: ir.Node) -> Array:
         """What a neuron sends on average per step, with its present parameters, [N, ...]."""
-        sent = self.respond(neuron)
         if self.predicted:
-            return sent / self.timesteps
-        mean: Array = sent.reshape(self.timesteps, -1, *sent.shape[1:]).mean(0)
-        return mean
+            return self.respond(neuron) / self.timesteps
+        current = self.values[neuron.inputs[0]]
+        steps = current.reshape(self.timesteps, -1, *current.shape[1:])
+        mean = np.zeros(steps.shape[1:])
+        for samples, _t, sent in self._trains(neuron, steps):
+            mean[samples] += sent
+        return (mean / self.timesteps).astype(self.dtype)
 
     def respond(self, node: ir.Node) -> Array:
         """What a node makes of its inputs, at all steps."""
@@ -160,16 +165,21 @@ class Sweep:
         if node.op_type == "Encode":
             return np.tile(current, (self.timesteps, *[1] * (current.ndim - 1)))
         steps = current.reshape(self.timesteps, -1, *current.shape[1:])
-        parameters = parameters_of(node)
-        state = initial_state(node, steps[0])
-        result = None
-        for t, i in enumerate(steps, 1):
-            sent, state = spike(node, i, state, t, parameters)
-            if result is None:
-                result = np.empty((self.timesteps, *sent.shape), self.dtype)
-            result[t - 1] = sent
-        assert result is not None
+        result = np.empty((*steps.shape[:2], *shape(node.outputs[0])), self.dtype)
+        for samples, t, sent in self._trains(node, steps):
+            result[t, samples] = sent
         return result.reshape(-1, *result.shape[2:])
+
+    def _trains(self, node: ir.Node, steps: Array) -> Iterator[tuple[slice, int, Array]]:
+        """(samples, step from 0 on, what is sent), some samples at a time, which fit the cache."""
+        parameters = parameters_of(node)
+        part = max(1, _CACHED // steps[0, 0].size)
+        for start in range(0, steps.shape[1], part):
+            samples = slice(start, start + part)
+            state = initial_state(node, steps[0, samples])
+            for t, i in enumerate(steps[:, samples]):
+                sent, state = spike(node, i, state, t + 1, parameters)
+                yield samples, t, sent
 
     def _sum(self, node: ir.Node, x: Array) -> Array:
         match node.op_type:

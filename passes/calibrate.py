@@ -41,7 +41,7 @@ from snncompiler.graph import CLIP, Array, attribute, shape, weights
 from snncompiler.ops import NEURONS
 
 #: Numbers that one value may hold over all steps: what bounds the samples of a simulation.
-_BUDGET = 1 << 27
+_BUDGET = 3 << 24
 #: Rows of a least-squares problem per weight of a kernel.
 _ROWS = 16
 

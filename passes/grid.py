@@ -174,7 +174,7 @@ def _put(model: ir.Model, rounded: _Rounded, bounds: Bounds) -> None:
             node.replace_input_with(index, add_constant(graph, f"{node.name}_weight_grid", new))
         if node.op_type in WEIGHTED and has_bias(node):
             b = weights(node.inputs[2]).astype(np.float64)
-            bits = bounds.bits[node.outputs[0]].reshape(-1)
+            bits: Array = bounds.bits[node.outputs[0]].reshape(-1)
             if node in rounded:  # no finer than what the weights add up to
                 bits = np.minimum(bits, _product_bits(node, rounded[node][1], bounds))
             new = _to_grid(b, bits)

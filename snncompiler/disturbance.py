@@ -45,7 +45,7 @@ class Disturbed:
 
     def outputs(self, x: Array, errors: Mapping[str, Array]) -> list[Array]:
         """All outputs for the samples x, with the errors added where there are any."""
-        nothing = np.zeros(1, np.float32)
+        nothing: Array = np.zeros(1, np.float32)
         feeds = {port: nothing for name, port in self._ports.items() if name not in errors}
         feeds |= {self._ports[name]: e.astype(np.float32) for name, e in errors.items()}
         results: list[Array] = self._session.run(None, {self._image: x, **feeds})

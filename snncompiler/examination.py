@@ -205,7 +205,7 @@ def _population(node: ir.Node, scale: Array | None) -> Population:
     theta = per_channel(weights(node.inputs[1]), n)
     gamma = float(np.float32(attribute(node, "gamma")))  # as the file holds it
     alpha = bound = None
-    v_init = np.zeros(1)
+    v_init: Array = np.zeros(1)
     if node.op_type == "LeakyIF":
         alpha = per_channel(np.array(attribute(node, "alpha"), np.float32), n)
     else:

@@ -37,7 +37,7 @@ class Episode:
         self.program, self.x, self.timesteps, self.observe = program, x, timesteps, observe
         self.stop, self.pool = stop, pool
         self.kept = observe.kept_steps(timesteps)
-        self.rows = np.arange(len(x))  # the samples that still run
+        self.rows: Array = np.arange(len(x))  # the samples that still run
         self.taken = np.full(len(x), timesteps)
         self.readout: dict[str, Array] = {}
         self.counts: dict[str, Array] = {}

@@ -40,10 +40,12 @@ def to_int8(model: ir.Model) -> ir.Model:
 
 def round_weights(rows: Array) -> tuple[Array, Array]:
     """Rows [M, ...] of weights to 8 bits: the rounded rows and k [M], the bits after the point."""
-    flat = rows.reshape(len(rows), -1)
+    flat: Array = rows.reshape(len(rows), -1)
     largest = np.maximum(np.abs(flat).max(1, initial=0), 2.0**-20)
     finest = np.floor(np.log2(_LARGEST / largest)).astype(np.int64)
-    best, least, chosen = flat, np.full(len(flat), np.inf), finest
+    best: Array = flat
+    least: Array = np.full(len(flat), np.inf)
+    chosen: Array = finest
     for more in range(3):  # each bit more cuts off what is larger than half as much
         k = np.maximum(finest + more, 1)  # theta = 1 and V = theta / 2 are on the grid
         q = np.clip(np.rint(np.ldexp(flat, k[:, None])), -_LARGEST, _LARGEST)

@@ -104,7 +104,7 @@ def neuron(node: ir.Node) -> Neuron:
 
     leaky = node.op_type == "LeakyIF"
     alpha = np.asarray(attribute(node, "alpha", []), np.float32).astype(np.float64)
-    v = np.zeros((1, channels))
+    v: Array = np.zeros((1, channels))
     if not leaky:
         given = weights(node.inputs[2]).astype(np.float64)
         if given.ndim > 1:
@@ -131,7 +131,7 @@ def summed(
     """
     given = [c for c in (full, single) if c is not None]
     channels = given[0].w.shape[2]
-    k = np.zeros(channels, np.int64)
+    k: Array = np.zeros(channels, np.int64)
     for array in (*(c.w for c in given), *others):
         k = np.maximum(k, dyadic.bits(array))
     bound = sum((_bound(c) * most for c in given), np.zeros(channels)) * np.exp2(k)

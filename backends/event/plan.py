@@ -251,5 +251,5 @@ def _rooted(found: Connection, node: ir.Node) -> Connection:
     positions = int(np.prod(space))
     w = np.zeros((channels * positions, found.w.shape[2]))
     np.add.at(w, places[places >= 0], found.w[0][places >= 0])
-    w = w.reshape(channels, positions, -1).transpose(1, 0, 2)
-    return replace(found, source=root, windows=geometry.everything(positions), w=w)
+    rows = w.reshape(channels, positions, -1).transpose(1, 0, 2)
+    return replace(found, source=root, windows=geometry.everything(positions), w=rows)

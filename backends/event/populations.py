@@ -96,7 +96,7 @@ class Neurons:
             sent = np.zeros(shape_ if n.gamma_neg else (0, 0, 0))
             now.states[self.node] = v, sent
         constant = self._constant(now, out)
-        extra = _NO_CURRENT
+        extra: Array = _NO_CURRENT
         if self.current.dense or len(self.sums) > 1:
             extra = np.zeros(out.shape)
         for value in self.current.dense:

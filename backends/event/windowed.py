@@ -65,7 +65,7 @@ class Turns:
         for synapses in self.sums:
             scratch = synapses.sum_scratch
             synapses.call(kernels.sum_currents, summed_, (total,), synapses.unit, scratch=scratch)
-        current = total[:, 0] + (last - first) * self.bias
+        current: Array = total[:, 0] + (last - first) * self.bias
         for value in self.current.static:
             current += (last - first) * channels_last(now.static[value])
         for value in self.current.dense:

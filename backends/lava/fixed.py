@@ -67,7 +67,7 @@ def _convert(node: Node, source: ir.Node, found: Integers, arrays: dict[str, Arr
     if node.op in WEIGHTED:
         _weigh(node, source, found, arrays)
     elif node.op == "Add":
-        shifts = []
+        shifts: list[Array] = []
         for position, argument in enumerate(node.arguments):
             if argument in arrays:
                 level = arrays[argument].astype(np.float64) * np.exp2(fraction)
