@@ -12,7 +12,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check fmt golden lava size build clean FORCE
+.PHONY: help demo test check fmt bench golden lava size build clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ $(VENV)-lava/.made:
 	python3.10 -m venv $(VENV)-lava
 	$(VENV)-lava/bin/python -m pip install --quiet --disable-pip-version-check 'lava-nc==0.10.0'
 	@touch $@
+
+bench: $(VENV)/.run ## measure the simulator; writes docs/performance.md
+	$(BIN)/python benchmarks/simulator.py --write
 
 size: ## lines of every Python file
 	@find snncompiler passes backends tests models -name '*.py' -exec wc -l {} + | sort -n

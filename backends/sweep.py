@@ -11,7 +11,10 @@ spikes of a single step binds; what a perfect neuron would send otherwise.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import onnx_ir as ir
@@ -25,6 +28,8 @@ from snncompiler.ops import DOMAIN, NEURONS
 
 #: Numbers of one step that stay in a core's cache, states included.
 _CACHED = 1 << 14
+#: Rows of a convolution that are worth cutting up for the cores there are.
+_ROWS, _CORES = 64, os.cpu_count() or 1
 #: Called before a neuron or readout takes its current: may change it and the synapse before.
 Visit = Callable[["Sweep", ir.Node], None]
 
@@ -135,8 +140,12 @@ class Sweep:
         current = self.values[neuron.inputs[0]]
         steps = current.reshape(self.timesteps, -1, *current.shape[1:])
         mean = np.zeros(steps.shape[1:])
-        for samples, _t, sent in self._trains(neuron, steps):
-            mean[samples] += sent
+
+        def work(samples: slice) -> None:
+            for sent in self._train_of(neuron, steps[:, samples]):
+                mean[samples] += sent
+
+        self._in_parts(steps, work)
         return (mean / self.timesteps).astype(self.dtype)
 
     def respond(self, node: ir.Node) -> Array:
@@ -159,27 +168,42 @@ class Sweep:
             array = array.astype(self.dtype)
             additive = index == 2 or node.op_type == "Add"
             inputs[value] = array * times if additive and times != 1 else array
-        return evaluate(node, inputs, parameters_of(node))
+        parameters = parameters_of(node)
+        x = inputs.get(node.inputs[0]) if node.op_type == "Conv" else None
+        if x is None or len(x) < _ROWS:
+            return evaluate(node, inputs, parameters)
+        cuts = np.linspace(0, len(x), 2 * _CORES + 1).astype(int)
+        parts = [{**inputs, node.inputs[0]: x[a:b]} for a, b in pairwise(cuts)]
+        with ThreadPoolExecutor(_CORES) as pool:
+            found = pool.map(lambda part: evaluate(node, part, parameters), parts)
+            return np.concatenate(list(found))
 
     def _train(self, node: ir.Node, current: Array) -> Array:
         if node.op_type == "Encode":
             return np.tile(current, (self.timesteps, *[1] * (current.ndim - 1)))
         steps = current.reshape(self.timesteps, -1, *current.shape[1:])
         result = np.empty((*steps.shape[:2], *shape(node.outputs[0])), self.dtype)
-        for samples, t, sent in self._trains(node, steps):
-            result[t, samples] = sent
+
+        def work(samples: slice) -> None:
+            for t, sent in enumerate(self._train_of(node, steps[:, samples])):
+                result[t, samples] = sent
+
+        self._in_parts(steps, work)
         return result.reshape(-1, *result.shape[2:])
 
-    def _trains(self, node: ir.Node, steps: Array) -> Iterator[tuple[slice, int, Array]]:
-        """(samples, step from 0 on, what is sent), some samples at a time, which fit the cache."""
-        parameters = parameters_of(node)
+    def _train_of(self, node: ir.Node, steps: Array) -> Iterator[Array]:
+        """What a spiking op sends, step by step."""
+        parameters, state = parameters_of(node), initial_state(node, steps[0])
+        for t, current in enumerate(steps, 1):
+            sent, state = spike(node, current, state, t, parameters)
+            yield sent
+
+    def _in_parts(self, steps: Array, work: Callable[[slice], None]) -> None:
+        """Do the work for a few samples at a time, whose states fit the cache, on all cores."""
         part = max(1, _CACHED // steps[0, 0].size)
-        for start in range(0, steps.shape[1], part):
-            samples = slice(start, start + part)
-            state = initial_state(node, steps[0, samples])
-            for t, i in enumerate(steps[:, samples]):
-                sent, state = spike(node, i, state, t + 1, parameters)
-                yield samples, t, sent
+        slices = [slice(a, a + part) for a in range(0, steps.shape[1], part)]
+        with ThreadPoolExecutor(_CORES) as pool:
+            list(pool.map(work, slices))
 
     def _sum(self, node: ir.Node, x: Array) -> Array:
         match node.op_type:

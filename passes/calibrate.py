@@ -11,7 +11,8 @@ and what the spiking network (calibrated so far) does on the same samples on ave
 
 A quarter of the samples is held out: what does not lower a layer's error there is taken back. The
 readout's weights are corrected, too. What the network sends is simulated or predicted (values
-summed over time, see `backends/sweep.py`). All of it holds for one T.
+summed over time, see `backends/sweep.py`). All of it holds for one T, the shorter ones most: what
+is left in a potential after 16 steps is much the same after more, so no more are simulated.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ from snncompiler.graph import CLIP, Array, attribute, shape, weights
 from snncompiler.ops import NEURONS
 
 #: Numbers that one value may hold over all steps: what bounds the samples of a simulation.
-_BUDGET = 3 << 24
+_BUDGET = 3 << 23
+#: Steps to simulate at most.
+_STEPS = 16
 #: Rows of a least-squares problem per weight of a kernel.
 _ROWS = 16
 
@@ -82,11 +85,12 @@ class Calibrate:
         names = [str(v.name) for n in layers for v in (n.inputs[0], n.outputs[0]) if v]
         known = {str(v.name) for n in context.ann.graph for v in n.outputs}
         largest = max(int(np.prod(shape(n.outputs[0]))) for n in model.graph)
-        steps = 1 if self.predicted else context.timesteps
-        most = min(self.samples, max(8, _BUDGET // (largest * steps)))
+        steps = context.timesteps if self.predicted else min(context.timesteps, _STEPS)
+        held = largest * (1 if self.predicted else steps)
+        most = min(self.samples, max(8, _BUDGET // held))
         x = context.calibration[choice(context.calibration, most)]
         truth = run_ann(context.ann, x, [n for n in names if n in known])
-        job = _Job(self, context, truth, max(1, len(x) * 3 // 4))
+        job = _Job(self, context, truth, max(1, len(x) * 3 // 4), steps)
         done = 0
 
         def visit(sweep: Any, node: ir.Node) -> None:
@@ -96,7 +100,7 @@ class Calibrate:
             context.progress("calibrating", done, len(layers) + len(readers))
 
         dtype = np.float32
-        context.sweep(model, x, context.timesteps, predicted=self.predicted, dtype=dtype).run(visit)
+        context.sweep(model, x, steps, predicted=self.predicted, dtype=dtype).run(visit)
         tidy(model)
         return f"{len(layers)} layers on {len(x)} samples; {job.summary()}"
 
@@ -105,13 +109,14 @@ class Calibrate:
 class _Job:
     """One calibration: the trained network's values on the samples, and what was gained.
 
-    fit: samples to calibrate on; the others judge.
+    fit: samples to calibrate on; the others judge. timesteps: T of the sweep.
     """
 
     options: Calibrate
     context: Context
     truth: dict[str, Array]
     fit: int
+    timesteps: int
     kept: dict[str, list[float]] = field(default_factory=dict)
 
     def summary(self) -> str:
@@ -183,7 +188,7 @@ class _Job:
             seen, a = seen.astype(np.float64), outputs(wanted[: self.fit], rows)
             v = v_init_of(node).reshape(len(w), -1).mean(1)
             w = descend(
-                *(seen, a, w, b, theta_of(node), v, self.context.timesteps),
+                *(seen, a, w, b, theta_of(node), v, self.timesteps),
                 attribute(node, "gamma"),
                 iterations=self.options.iterations,
                 rate=self.options.rate,
@@ -207,7 +212,7 @@ class _Job:
         sweep.add(before, node.inputs[0], delta)
 
     def _potential(self, node: ir.Node, error: Array) -> None:
-        v, timesteps = v_init_of(node), self.context.timesteps
+        v, timesteps = v_init_of(node), self.timesteps
         if self.options.potential == "neuron":
             delta = error[: self.fit].mean(0, dtype=np.float64)
             v = v.reshape(v.shape + (1,) * (delta.ndim - v.ndim)) + timesteps * delta
