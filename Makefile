@@ -21,7 +21,7 @@ demo: $(VENV)/.run ## compile the bundled network, run it and compare it with th
 	$(BIN)/snnc demo
 
 test: $(VENV)/.dev ## run the tests; those of Lava if 'make lava' was run
-	SNNC_LAVA_PYTHON="$(or $(SNNC_LAVA_PYTHON),$(abspath $(wildcard $(VENV)-lava/bin/python)))" $(BIN)/python -m pytest
+	SNNC_LAVA_PYTHON="$(or $(SNNC_LAVA_PYTHON),$(abspath $(wildcard $(VENV)-lava/bin/python)))" $(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: $(VENV)/.dev ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check

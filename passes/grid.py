@@ -46,6 +46,8 @@ from snncompiler.ops import WITH_POTENTIAL
 
 #: Every integer up to 2^24 is a float32.
 MANTISSA = 24
+#: Synapses whose weights many neurons of a channel share.
+_SHARED = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,11 @@ def _to_grid(array: Array, bits: Array) -> Array:
 
 def _bits_that_fit(node: ir.Node, w: Array, most: int) -> Array:
     """Fractional bits for which the weights of an output channel are integers of `most` bits."""
-    if node.op_type in ("Conv", "Gemm"):
-        largest = np.abs(w).max(axis=tuple(range(1, w.ndim)), keepdims=True)
-    elif node.op_type == "ConvTranspose":
+    largest = np.abs(w).max(axis=tuple(range(1, w.ndim)), keepdims=True)
+    if node.op_type == "ConvTranspose":
         groups = attribute(node, "group", 1)
         block = np.abs(w).reshape(groups, len(w) // groups, w.shape[1], -1).max((1, 3))
         largest = np.repeat(block, len(w) // groups, 0).reshape(*w.shape[:2], *[1] * (w.ndim - 2))
-    else:
-        largest = np.abs(w).max(keepdims=True)
     bits: Array = np.floor(np.log2((2.0 ** (most - 1) - 1) / np.maximum(largest, 1e-30)))
     return bits
 
@@ -153,7 +152,7 @@ def _round_weights(model: ir.Model, bounds: Bounds, most: int) -> _Rounded:
             timed.update(node.outputs)
         if node.op_type in WEIGHTED and not is_integer(node):
             w, bits = synapse_bits(node, bounds)
-            if timed.intersection(data_inputs(node)):
+            if node.op_type in _SHARED and timed.intersection(data_inputs(node)):
                 bits = np.minimum(bits, _bits_that_fit(node, w, most))
             new = _to_grid(w, bits)
             change = float(np.linalg.norm(new - w) / max(float(np.linalg.norm(w)), 1e-30))

@@ -20,6 +20,8 @@ from snncompiler.cli import main
 from snncompiler.driver import Compiled
 from snncompiler.report import as_python
 
+pytestmark = pytest.mark.xdist_group("lava")  # see test_lava
+
 T = 8
 
 

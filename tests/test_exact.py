@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from backends.base import Program
 from backends.onnx_runtime import OnnxRuntimeBackend
+from backends.event.program import EventBackend
 from backends.reference import NumpyBackend
 from networks import ARCHITECTURES, random_dag
 from opcases import CASES
@@ -42,16 +43,18 @@ def in_parts(program: Program, x: np.ndarray, sizes: list[int], timesteps: int) 
 
 
 def disagreements(
-    network: Compiled, x: np.ndarray, timesteps: int = T, threads: tuple[int, ...] = (1, 2)
+    network: Compiled, x: np.ndarray, timesteps: int = 0, threads: tuple[int, ...] = (1, 2)
 ) -> dict[str, object]:
-    """Whoever differs from float64 NumPy, and where."""
+    """Whoever differs from float64 NumPy, and where; timesteps 0: as compiled."""
     model = network.model
+    timesteps = timesteps or int(str(record_of(model)["timesteps"]))
     expected = NumpyBackend(np.float64).build(model).run(x, timesteps, SPIKES)
     single = NumpyBackend(np.float32).build(model)
     ones = [1] * len(x)
     runs = {
         "float32": single.run(x, timesteps, SPIKES),
         "float32, sample by sample": in_parts(single, x, ones, timesteps),
+        "event": EventBackend(threads=threads[0]).build(model).run(x, timesteps, SPIKES),
     }
     for n in threads:
         runtime = OnnxRuntimeBackend(optimise=True, threads=n).build(model)

@@ -25,6 +25,8 @@ from snncompiler.diagnostics import Diagnostic, InputError
 from snncompiler.driver import Compiled
 from snncompiler.trace import Observe, Trace
 
+pytestmark = pytest.mark.xdist_group("lava")  # processes and shared memory are counted
+
 MEMORY = Path("/dev/shm")
 
 
