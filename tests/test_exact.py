@@ -15,8 +15,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from backends.base import Program
-from backends.onnx_runtime import OnnxRuntimeBackend
 from backends.event.program import EventBackend
+from backends.onnx_runtime import OnnxRuntimeBackend
 from backends.reference import NumpyBackend
 from networks import ARCHITECTURES, random_dag
 from opcases import CASES

@@ -10,9 +10,11 @@ sample is cut into blocks of neurons instead.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import pairwise
 from threading import Event
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -88,10 +90,9 @@ class EventProgram:
         self.dtype = np.dtype(np.float32 if network.gridded else np.float64)
         self.plan = plans.make_plan(network)
         self.parameters = {n: parameters_of(n) for n in self.plan.static}
-        self.constants = self._constants(self.dtype)
-        self.stages = _stages(self.plan, self.constants)
-        self.tail = Tail(self.plan, self._constants(np.dtype(np.float64)))
-        self.reference = NumpyProgram(network, self.dtype)
+        self.constants = constants(self.plan.static, self.dtype)
+        self.stages = _stages(self.plan, self.dtype)
+        self.tail = Tail(self.plan, constants(self.plan.tail, np.dtype(np.float64)))
 
     def run(
         self,
@@ -103,7 +104,7 @@ class EventProgram:
         """Show the samples x, float32 [N, ...], for `timesteps` steps, from the initial state."""
         self.network.check(x, timesteps)
         if observe.membranes:  # nothing to gain from events: every potential is written down
-            return self.reference.run(x, timesteps, observe, progress)
+            return NumpyProgram(self.network, self.dtype).run(x, timesteps, observe, progress)
         parts = self._parts(len(x), timesteps)
         traces: dict[int, Trace] = {}
 
@@ -154,13 +155,14 @@ class EventProgram:
             min(timesteps, max(1, fitting), timesteps if self.early_exit is None else _CHECK)
         )
 
-    def _constants(self, dtype: np.dtype[np.generic]) -> Values:
-        nodes = (*self.network.static, *self.network.steps)
-        found = {v: constant(v) for node in nodes for v in node.inputs}
-        return {v: a.astype(dtype) for v, a in found.items() if a is not None}
+
+def constants(nodes: Iterable[ir.Node], dtype: np.dtype[Any]) -> Values:
+    """The constant inputs of these nodes."""
+    found = {v: constant(v) for node in nodes for v in node.inputs}
+    return {v: a.astype(dtype) for v, a in found.items() if a is not None}
 
 
-def _stages(plan: plans.Plan, constants: Values) -> list[Stage]:
+def _stages(plan: plans.Plan, dtype: np.dtype[Any]) -> list[Stage]:
     most: dict[ir.Value, float] = {}  # the largest |count| of every spiking value
     result: list[Stage] = []
     for stage in plan.stages:
@@ -191,5 +193,5 @@ def _stages(plan: plans.Plan, constants: Values) -> list[Stage]:
             case plans.Dense() if stage.current is not None:
                 result.append(Summed(stage.node, stage.current, most))
             case plans.Dense():
-                result.append(Definition(stage, constants))
+                result.append(Definition(stage, constants([stage.node], dtype)))
     return result
