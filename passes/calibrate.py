@@ -39,10 +39,13 @@ from passes.rewiring import (
 )
 from snncompiler.ann import run as run_ann
 from snncompiler.graph import CLIP, Array, attribute, shape, weights
+from snncompiler.metrics import macs
 from snncompiler.ops import NEURONS
 
 #: Numbers that one value may hold over all steps: what bounds the samples of a simulation.
 _BUDGET = 3 << 23
+#: Multiply-accumulates that a simulation may cost; a larger network's layers are predicted.
+_WORK = 2e11
 #: Steps to simulate at most.
 _STEPS = 16
 #: Rows of a least-squares problem per weight of a kernel.
@@ -85,8 +88,10 @@ class Calibrate:
         names = [str(v.name) for n in layers for v in (n.inputs[0], n.outputs[0]) if v]
         known = {str(v.name) for n in context.ann.graph for v in n.outputs}
         largest = max(int(np.prod(shape(n.outputs[0]))) for n in model.graph)
-        steps = context.timesteps if self.predicted else min(context.timesteps, _STEPS)
-        held = largest * (1 if self.predicted else steps)
+        steps = min(context.timesteps, _STEPS)
+        predicted = self.predicted or macs(context.ann) * steps * self.least > _WORK
+        steps = context.timesteps if predicted else steps
+        held = largest * (1 if predicted else steps)
         most = min(self.samples, max(8, _BUDGET // held))
         x = context.calibration[choice(context.calibration, most)]
         truth = run_ann(context.ann, x, [n for n in names if n in known])
@@ -100,9 +105,10 @@ class Calibrate:
             context.progress("calibrating", done, len(layers) + len(readers))
 
         dtype = np.float32
-        context.sweep(model, x, steps, predicted=self.predicted, dtype=dtype).run(visit)
+        context.sweep(model, x, steps, predicted=predicted, dtype=dtype).run(visit)
         tidy(model)
-        return f"{len(layers)} layers on {len(x)} samples; {job.summary()}"
+        how = "predicted" if predicted else f"simulated for {steps} steps"
+        return f"{len(layers)} layers on {len(x)} samples, {how}; {job.summary()}"
 
 
 @dataclass

@@ -22,7 +22,9 @@ from snncompiler.metrics import power_steps, top1
 #: So many steps that only clipping is left.
 _ENDLESS = 1 << 20
 #: Multiply-accumulates that all predictions of one compilation may cost.
-_BUDGET = 5e10
+_BUDGET = 2.5e10
+#: Samples below which a prediction says nothing.
+_FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,15 @@ def predict(
         truth: [N, ...] the trained network's first output on them.
         timesteps: the longest T.
         labels: [N] classes, if known.
-        macs: of the trained network, per sample; bounds how many samples are used.
+        macs: of the trained network, per sample; bounds how many samples are used, and nothing is
+            predicted of networks too large for a few.
     """
     window = Sweep(model, x[:1], timesteps, predicted=True).network.window
     steps = [window] if window else list(power_steps(timesteps))
     most = int(_BUDGET / max(macs, 1) / (len(steps) + 1))
-    x, truth = x[: max(16, most)], truth[: max(16, most)]
+    if most < _FEWEST:
+        return {}
+    x, truth = x[:most], truth[:most]
     labels = None if labels is None else labels[: len(x)]
     return {
         "inf" if t == _ENDLESS else str(t): _one(model, x, truth, t, labels)
