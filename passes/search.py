@@ -20,9 +20,12 @@ import onnx_ir as ir
 from passes.base import Context, tidy
 from passes.rewiring import choice, set_threshold, theta_of
 from snncompiler.ann import run as run_ann
-from snncompiler.graph import CLIP, Array
+from snncompiler.graph import CLIP, Array, shape
+from snncompiler.metrics import macs
 from snncompiler.ops import NEURONS
 
+#: Multiply-accumulates a search may cost, numbers it may keep, and samples it needs.
+_WORK, _KEPT, _FEWEST = 1e12, 1 << 28, 16
 #: Steps of the factors, one tuple a round; the last one repeats.
 _STEPS = ((0.8, 1.25), (0.9, 1.1), (0.95, 1.05))
 
@@ -48,7 +51,12 @@ class Search:
             return f"off: fewer than {self.least} samples"
         assert context.sweep is not None
         assert context.ann is not None
-        x = context.calibration[choice(context.calibration, self.samples)]
+        count = sum(n.op_type in NEURONS for n in model.graph)
+        kept = sum(int(np.prod(shape(n.outputs[0]))) for n in model.graph)
+        most = int(min(_WORK / (2 * self.rounds * count * macs(context.ann) + 1), _KEPT / kept))
+        if most < _FEWEST:
+            return "off: the network is too large to be tried that often"
+        x = context.calibration[choice(context.calibration, min(self.samples, most))]
         truth = run_ann(context.ann, x)
         settings: dict[str, Any] = {"predicted": True, "keep": True, "dtype": np.float32}
         sweep = context.sweep(model, x, context.timesteps, **settings)
