@@ -93,7 +93,7 @@ def test_every_pass_leaves_a_dump_that_the_checker_accepts(compiled: Path) -> No
         defined = {f.name for f in proto.functions}
         for node in proto.graph.node:
             assert node.name
-            assert stem == "000_import" or node.metadata_props[0].key == "snn.source"
+            assert stem == "000_import" or "snn.source" in {p.key for p in node.metadata_props}
             assert node.domain != "snn" or node.op_type in defined
 
 
@@ -238,7 +238,7 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
     story = json.loads((tmp_path / "demo.json").read_text())
     assert story["run"]["accuracy_at"]["32"] >= 0.98
     assert (tmp_path / "demo" / "digits.snn.onnx").is_file()
-    assert (tmp_path / "demo" / "ir" / "012_grid.txt").is_file()
+    assert len(list((tmp_path / "demo" / "ir").glob("*_grid.txt"))) == 1
 
 
 def test_help_and_version_need_nothing_heavy() -> None:
