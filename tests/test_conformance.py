@@ -653,7 +653,8 @@ def test_batches_change_nothing_and_report_progress(name, monkeypatch):
     proto = convolutional()
     program, x = backends.load(name).build(named(proto)), samples(proto)
     whole = program.run(x, 6, Observe(steps=(2, 6, 99), spikes=True))
-    monkeypatch.setattr(f"{type(program).__module__}._BATCH", 1)
+    for limit in ("_MOST", "_FEWEST") if name == "event" else ("_BATCH",):
+        monkeypatch.setattr(f"{type(program).__module__}.{limit}", 1)
     heard: list[tuple[int, int]] = []
     split = program.run(x, 6, Observe(steps=(2, 6, 99), spikes=True), lambda *n: heard.append(n))
     assert heard == [(6 * n, 30) for n in range(1, 6)]

@@ -35,7 +35,7 @@ def test_a_network_small_enough_to_count_by_hand() -> None:
     # The thresholds are 2; for currents (2, 0) the first neuron fires always, the second never.
     source = onnx.parser.parse_model(TINY)
     x = np.array([[2.0, 2.0], [2.0, 0.0]], np.float32)
-    model = compile_model(source, x, timesteps=4, options={"neurons.v_init": 0.0}).model
+    model = compile_model(source, x, timesteps=4, recipe="max-norm").model
     found = count(model, x[1:], 4)
     assert (found.timesteps, found.samples, found.neurons) == (4, 1, 2)
     assert found.dense == 4 + 4 * 2  # the first synapse once, the second at every step
