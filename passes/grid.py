@@ -46,6 +46,9 @@ from snncompiler.ops import WITH_POTENTIAL
 
 #: Every integer up to 2^24 is a float32.
 MANTISSA = 24
+#: Whether currents are rounded between synapses everywhere; the bits that bounds may fill. Rounding
+#: coarse weights can move a bound past a power of two; then one bit less is given away.
+_ATTEMPTS = ((False, MANTISSA), (True, MANTISSA), (False, MANTISSA - 1), (True, MANTISSA - 1))
 #: Synapses whose weights many neurons of a channel share.
 _SHARED = ("Conv", "ConvTranspose", "Gemm")
 
@@ -75,22 +78,24 @@ class Grid:
             return "off: float32 weights, spikes may differ between backends"
         peak = float(np.abs(context.calibration).max(initial=1e-3))
         amplitude = 2.0 ** exponent(1.25 * peak)
-        for everywhere in (False, True):
-            settings = (amplitude, self.analog_bits, MANTISSA)
-            bounds = measure(model, *settings, everywhere=everywhere)
+        for everywhere, mantissa in _ATTEMPTS:
+            bounds = measure(model, amplitude, self.analog_bits, mantissa, everywhere=everywhere)
             rounded = _round_weights(model, bounds, self.weight_bits)
             short = [
                 f"'{'+'.join(sources(node))}'"
                 for node, (_new, _bits, change) in rounded.items()
                 if change > 2.0**-self.least_bits
             ]
-            if not short:
-                break
-        if not short:
+            if short:
+                continue
             _put(model, rounded, bounds)
             _round_potentials(model)
-            proof = measure(model, *settings, earlier=bounds, everywhere=everywhere)
+            proof = measure(
+                model, amplitude, self.analog_bits, mantissa, earlier=bounds, everywhere=everywhere
+            )
             short = [f"'{v.name}'" for v, b in proof.bound.items() if not _fits(b, proof.bits[v])]
+            if not short:
+                break
         if short:
             context.warnings.append(
                 f"no exact arithmetic: {', '.join(short)} would lose more than "

@@ -114,7 +114,7 @@ def test_digits_spike_the_same_everywhere(recipe: str) -> None:
     train, test = (np.load(MODELS / f"digits_{s}.npz")["x"] for s in ("train", "test"))
     network = compile_model(MODELS / "digits.onnx", train[:64], recipe=recipe, timesteps=16)
     assert gridded(network), network.warnings
-    assert not disagreements(network, test[:8], 16)
+    assert not disagreements(network, test[:8])
 
 
 @pytest.mark.filterwarnings("ignore:.*tuple.*:DeprecationWarning")

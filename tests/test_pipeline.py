@@ -16,6 +16,7 @@ from opcases import CASES
 from passes.base import Context
 from passes.normalise import Normalise
 from passes.recipes import RECIPES
+from passes.schedule import Schedule
 from runs import SPIKES, calibration, chunks, compiled, differences, every, float64, fresh, original
 from snncompiler.ann import relative_error, run
 from snncompiler.driver import Compiled, compile_model, import_network
@@ -61,7 +62,9 @@ def normalised(seed: int) -> Compiled:
 def in_form_b(made: Compiled) -> Compiled:
     """The pass alone; `test_the_driver_makes_the_same_normalised_form`, at less cost."""
     model = made.model.clone()
-    Normalise().run(model, Context(np.zeros((0,), np.float32), T))
+    context = Context(np.zeros((0,), np.float32), T)
+    Normalise().run(model, context)
+    Schedule().run(model, context)
     record = json.loads(model.metadata_props[RECORD])
     model.metadata_props[RECORD] = json.dumps({**record, "form": "normalised"})
     return Compiled(**{**vars(made), "model": model})
