@@ -146,27 +146,29 @@ class _Job:
             result: Array = sweep.activation(node) if neuron else sweep.mean(node.inputs[0])
             return result
 
-        before = _error(sent()[self.fit :], wanted[self.fit :])
+        now = sent()
+        before = _error(now[self.fit :], wanted[self.fit :])
         stages: list[tuple[str, Callable[[], None]]] = []
         if options.weights:
             stages.append(("weights", lambda: self._weights(sweep, node, wanted)))
         if options.thresholds and neuron:
             stages.append(("thresholds", lambda: self._thresholds(sweep, node)))
         if options.bias:
-            stages.append(("bias", lambda: self._bias(sweep, node, wanted - sent())))
+            stages.append(("bias", lambda: self._bias(sweep, node, wanted - now)))
         if options.potential and node.op_type == "IF":
-            stages.append(("potential", lambda: self._potential(node, wanted - sent())))
+            stages.append(("potential", lambda: self._potential(node, wanted - now)))
         for stage, change in stages:
             with _undoable(sweep, node) as undo:
                 change()
-                after = _error(sent()[self.fit :], wanted[self.fit :])
+                then = sent()
+                after = _error(then[self.fit :], wanted[self.fit :])
                 # Thresholds are balanced for the largest current, not for the least error.
                 judged = self.fit < len(wanted) and stage != "thresholds"
                 self.kept.setdefault(stage, []).append(after / before if before else 1.0)
                 if judged and after >= before:
                     undo()
                 else:
-                    before = after
+                    now, before = then, after
 
     def _wanted(self, node: ir.Node) -> Array | None:
         """What the trained network has where this population, or readout, stands."""

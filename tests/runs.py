@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -69,10 +70,11 @@ def every(seeds: range, check: Callable[[int], object]) -> None:
 
 
 def chunks(n: int, size: int = 20) -> pytest.MarkDecorator:
-    """Parametrise `seeds` with ranges that cover n seeds."""
-    ranges = [range(i, min(i + size, n)) for i in range(0, n, size)]
-    ids = [f"{r.start}-{r.stop - 1}" for r in ranges]
-    return pytest.mark.parametrize("seeds", ranges, ids=ids)
+    """Parametrise `seeds` with ranges that cover n seeds; a range stays with one worker."""
+    ranges = {f"{i}-{min(i + size, n) - 1}": range(i, min(i + size, n)) for i in range(0, n, size)}
+    group = pytest.mark.xdist_group
+    params = [pytest.param(r, id=name, marks=group(name)) for name, r in ranges.items()]
+    return pytest.mark.parametrize("seeds", params)
 
 
 def lava_missing() -> str:
@@ -94,6 +96,17 @@ real_data = pytest.mark.skipif(
     or importlib.util.find_spec("PIL") is None,
     reason="the CIFAR-10 network and images are not in ../shared (or $SNNC_SHARED), or no pillow",
 )
+
+
+#: Those tests share what they compile.
+vgg_group = pytest.mark.xdist_group("vgg")
+
+
+@cache
+def vgg(recipe: str = "binary") -> Compiled:
+    """The trained VGG, compiled for 16 steps."""
+    x, _ = cifar10("train", 128)
+    return compile_model(VGG, x, recipe=recipe, timesteps=16)
 
 
 def loader() -> ModuleType:

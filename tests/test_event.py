@@ -22,7 +22,18 @@ from backends.event.synapses import LANES, blocks
 from backends.reference import NumpyBackend
 from networks import random_dag, sample_input
 from opcases import CASES
-from runs import SPIKES, VGG, chunks, cifar10, compiled, differences, every, fresh, real_data
+from runs import (
+    SPIKES,
+    chunks,
+    cifar10,
+    compiled,
+    differences,
+    every,
+    fresh,
+    real_data,
+    vgg,
+    vgg_group,
+)
 from snncompiler.diagnostics import InputError
 from snncompiler.driver import Compiled, compile_model
 from snncompiler.graph import constant
@@ -381,9 +392,8 @@ def test_bits_are_the_least_that_suffice(numbers: list[int], k: int) -> None:
 
 
 @real_data
+@vgg_group
 @pytest.mark.parametrize("precision", ["exact", "int8"])
 def test_the_vgg_sends_the_same_spikes(precision: str) -> None:
-    x, _ = cifar10("train", 64)
-    network = compile_model(VGG, x, timesteps=T).model
     images, _ = cifar10("test", 3)
-    assert not compare(network, images, 16, precision=precision)
+    assert not compare(vgg().model, images, 16, precision=precision)

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 
+from backends.event.program import EventBackend
 from backends.onnx_runtime import OnnxRuntimeBackend
 from backends.reference import NumpyBackend
-from runs import SPIKES, VGG, cifar10, differences, real_data
-from snncompiler.driver import Compiled, compile_model, import_network
+from runs import SPIKES, VGG, cifar10, differences, real_data, vgg, vgg_group
+from snncompiler.driver import import_network
 from snncompiler.metrics import accuracy_at, top1
 from snncompiler.text import record_of
 from snncompiler.trace import Observe
 
-pytestmark = real_data
-
-
-@cache
-def compiled(recipe: str) -> Compiled:
-    x, _ = cifar10("train", 128)
-    return compile_model(VGG, x, recipe=recipe, timesteps=16)
+pytestmark = [real_data, vgg_group]
 
 
 def test_the_vgg_is_proven_exact() -> None:
-    network = compiled("binary")
+    network = vgg()
     assert record_of(network.model)["gridded"] is True
     assert network.warnings == []
 
 
-@pytest.mark.parametrize("recipe", ["binary", "graded"])
+@pytest.mark.parametrize("recipe", ["binary", "burst-lipool"])
 def test_every_backend_sends_the_same_spikes(recipe: str) -> None:
-    model = compiled(recipe).model
-    x, _ = cifar10("test", 8 if recipe == "binary" else 4)
+    model = vgg(recipe).model
+    x, _ = cifar10("test", 4)
     expected = NumpyBackend(np.float64).build(model).run(x, 16, SPIKES)
     assert not differences(expected, NumpyBackend(np.float32).build(model).run(x, 16, SPIKES))
     for threads in (1, 2):
@@ -48,10 +41,10 @@ def test_every_backend_sends_the_same_spikes(recipe: str) -> None:
 
 
 def test_the_default_recipe_keeps_the_accuracy() -> None:
-    x, y = cifar10("test", 100)
+    x, y = cifar10("test", 200)
     (logits,) = import_network(VGG).outputs(x)
     ann = float((top1(logits) == y).mean())
-    trace = NumpyBackend().build(compiled("binary").model).run(x, 32, Observe(steps=(32,)))
+    trace = EventBackend().build(vgg().model).run(x, 32, Observe(steps=(32,)))
     accuracy = accuracy_at(trace, y)
     assert ann >= 0.8
     assert accuracy["32"] >= ann - 0.03, (accuracy, ann)
