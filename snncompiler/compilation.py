@@ -39,7 +39,7 @@ ROUNDING = {
     "quantise": (1e-1, "--target ideal keeps the weights of the grid"),
 }
 _SAMPLES = 4
-_RATE_BUDGET = 2e9  # multiply-accumulates that one look at the spiking network may cost
+_RATE_BUDGET = 1e9  # multiply-accumulates that one look at the spiking network may cost
 #: Passes that only form B knows; a compilation to form A leaves them out.
 FORM_B = ("normalise", "grid", "quantise", "schedule")
 _BEFORE_LEGAL = tuple(p.name for p in IMPORT if not isinstance(p, Legal))

@@ -22,7 +22,7 @@ from snncompiler.metrics import power_steps, top1
 #: So many steps that only clipping is left.
 _ENDLESS = 1 << 20
 #: Multiply-accumulates that all predictions of one compilation may cost.
-_BUDGET = 2.5e10
+_BUDGET = 2e10
 #: Samples below which a prediction says nothing.
 _FEWEST = 4
 
