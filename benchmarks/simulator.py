@@ -1,11 +1,12 @@
 """The event-driven simulator against T inferences of the ANN, a dense PyTorch loop, and NumPy.
 
-    python benchmarks/simulator.py [--model MODEL.onnx --snn SNN.onnx --data DATA.npz] [--repeat 5]
+    python benchmarks/simulator.py [--model MODEL.onnx ... --data DATA.npz] [--repeat 5] [--write]
 
 Everything is interleaved A B A B in one run; figures are medians, with the range. onnxruntime is
 taken with 1 and with 2 threads, and the better one counts. Ours runs with 1 thread and with all
-cores. The VGG-16 (CIFAR size, random weights) is made here; a shift of its biases sets its
-activity, which is measured. Writes docs/performance.md with --write.
+cores. Networks given are compiled with the default recipe on the data. The VGG-16 (CIFAR size,
+random weights) is made here; a shift of its biases, found by bisection, sets its mean firing rate.
+Writes docs/performance.md with --write. PyTorch is taken where it is installed.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from backends.event.program import EventBackend, available_cores
 from backends.reference import NumpyBackend
-from snncompiler.driver import compile_model, load
+from snncompiler.driver import compile_model
 from snncompiler.metrics import synaptic_operations
 from snncompiler.trace import Observe
 
@@ -62,6 +64,22 @@ def vgg16(shift: float, seed: int = 0) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "vgg16", ports[:1], ports[1:], weights)
     opsets = [helper.make_opsetid("", 21)]
     return helper.make_model(graph, ir_version=10, opset_imports=opsets)
+
+
+def vgg16_of(rate: float) -> tuple[onnx.ModelProto, ir.Model]:
+    """The VGG-16 whose neurons fire at this rate on average, and its spiking network."""
+    x = np.random.default_rng(1).normal(0, 1, (32, 3, 32, 32)).astype(np.float32)
+    low, high = -1.0, 3.0
+    for _ in range(6):
+        shift = (low + high) / 2
+        ann = vgg16(shift)
+        snn = compile_model(ann, x, recipe="channel-norm", timesteps=32).model
+        rates = EventBackend().build(snn).run(x[:4], 32, Observe(steps=(32,))).firing_rate()
+        if np.mean(list(rates.values())) > rate:
+            low = shift
+        else:
+            high = shift
+    return ann, snn
 
 
 def inference(model: onnx.ModelProto, x: np.ndarray, threads: int) -> Run:
@@ -119,6 +137,7 @@ def interleaved(runs: dict[str, Run], repeat: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeat):
         for name, run in runs.items():
+            time.sleep(0.2)  # other engines' threads spin for a while
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
@@ -198,38 +217,35 @@ brings. The PyTorch loop folds time into the batch and convolves densely.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--snn", type=Path)
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--model", type=Path, nargs="*", default=[])
+    parser.add_argument("--data", type=Path, help="for these models; x: float32 [N, ...]")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--batches", default="1,32")
     parser.add_argument("--timesteps", default="32")
-    parser.add_argument("--shifts", default="0,0.7,1.5")
+    parser.add_argument("--rates", default="0.01,0.05,0.2", help="mean firing rates of the VGG-16")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     batches = [int(b) for b in options.batches.split(",")]
     steps = [int(t) for t in options.timesteps.split(",")]
     rows, notes = [], []
-    if options.snn:
-        ann, snn = onnx.load(options.model), load(options.snn)
-        x = np.load(options.data)["x"][: max(batches)]
+    for path in options.model:
+        data = np.load(options.data)["x"]
+        ann, snn = onnx.load(path), compile_model(path, data[-128:], timesteps=max(steps)).model
         for batch in batches:
             for t in steps:
-                rows.append(compare(options.model.stem, ann, snn, x[:batch], t, options.repeat))
+                rows.append(compare(path.stem, ann, snn, data[:batch], t, options.repeat))
         notes.append(
-            f"NumPy backend / ours on {options.model.stem}, 8 images, T = 16: "
-            + beside_numpy(snn, x[:8], 16, 3)
+            f"NumPy backend / ours on {path.stem}, 8 images, T = 16: "
+            + beside_numpy(snn, data[:8], 16, 3)
         )
         print(notes[-1])
     rng = np.random.default_rng(1)
-    for shift in (float(s) for s in options.shifts.split(",") if s):
-        ann = vgg16(shift)
-        samples = rng.normal(0, 1, (32, 3, 32, 32)).astype(np.float32)
-        snn = compile_model(ann, samples, recipe="channel-norm", timesteps=32).model
+    for rate in (float(s) for s in options.rates.split(",") if s):
+        ann, snn = vgg16_of(rate)
         for batch in batches:
             for t in steps:
                 x = rng.normal(0, 1, (batch, 3, 32, 32)).astype(np.float32)
-                rows.append(compare(f"VGG-16, shift {shift:g}", ann, snn, x, t, options.repeat))
+                rows.append(compare("VGG-16", ann, snn, x, t, options.repeat))
     if options.write:
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
         vector = "512-bit vectors" if "avx512f" in flags else "256-bit vectors"

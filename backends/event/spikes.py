@@ -12,8 +12,10 @@ import numpy as np
 from backends.event import trains
 from snncompiler.graph import Array
 
-#: Runs tasks that do not depend on each other, on one thread or on several.
-Each = Callable[[Iterable[Callable[[], object]]], None]
+#: Runs tasks that do not depend on each other, given the nanoseconds that they will take.
+Each = Callable[[Iterable[Callable[[], object]], float], None]
+#: Nanoseconds to look at one count.
+_LOOK = 0.2
 
 
 class Lists(NamedTuple):
@@ -72,7 +74,7 @@ class Spikes:
         def work(i: int) -> None:
             trains.count_events(x, flat, words, (first, last), spans[i], starts, plain, sums[i])
 
-        each(partial(work, i) for i in range(len(spans)))
+        each((partial(work, i) for i in range(len(spans))), _LOOK * x.size)
         if self._totals is None:
             self._totals = np.sum(sums, 0, dtype=np.int64).reshape(positions, width)
         self._counted[first, last] = starts, plain
@@ -93,7 +95,7 @@ class Spikes:
         def work(i: int) -> None:
             trains.list_events(x, words, (first, last), spans[i], starts, plain, codes, counts)
 
-        each(partial(work, i) for i in range(len(spans)))
+        each((partial(work, i) for i in range(len(spans))), _LOOK * x.size)
         return Lists(codes, counts, starts, plain)
 
 

@@ -15,6 +15,8 @@ from backends.event.stretch import Stretch, run_all
 from backends.event.synapses import LANES, Block
 from snncompiler.graph import Array, attribute, shape, weights
 
+#: Nanoseconds: to add a weight, to update a neuron, to look at a count in other ways.
+_ADD, _UPDATE, _LOOK = 0.05, 0.5, 0.5
 _NONE = np.zeros(0, np.int32)
 _NO_RUNS = np.zeros((0, 3), np.int32)
 _NO_LISTS = Lists(
@@ -86,8 +88,20 @@ class Synapses:
                 lanes,
             )
 
-        spans = now.spans(t.positions)
-        now.each(run_all(work, ((block, span) for block in self.blocks for span in spans)))
+        cost = self._cost(now, sum(len(part.codes) for part in lists))
+        whole = [(0, now.samples, 0, t.positions)]
+        spans = now.spans(t.positions, len(self.blocks)) if now.is_shared(cost) else whole
+        now.each(run_all(work, ((block, span) for block in self.blocks for span in spans)), cost)
+
+    def _cost(self, now: Stretch, events: int) -> float:
+        """Nanoseconds, roughly: to add the rows of all events, and to update all neurons."""
+        t = self.total
+        cost = _UPDATE * now.samples * now.steps * t.positions * t.channels
+        if t.full is not None:
+            taps, _, outputs = t.full.w.shape
+            share = min(1.0, t.positions / max(1, now.spikes[t.full.source].x.shape[2]))
+            cost += _ADD * events * taps * share * outputs / t.full.groups
+        return cost
 
     def sum_scratch(self, size: int) -> tuple[Array, ...]:
         """Scratch of `fire` and `sum_currents`."""
@@ -130,7 +144,7 @@ class Pool:
             windows = (self.pointers, self.taps, channels)
             trains.pool(flat, arriving, totals, top, span, *windows)
 
-        now.each(run_all(work, ((b,) for b in range(now.samples))))
+        now.each(run_all(work, ((b,) for b in range(now.samples))), _LOOK * x.size)
         now.spikes[self.node.outputs[0]] = Spikes(out)
 
 
@@ -162,7 +176,7 @@ class Twin:
             settings = (now.before, self.gamma, self.allowance)
             trains.calibrate(out, x, self.ratio, state, (b, b + 1), *settings)
 
-        now.each(run_all(work, ((b,) for b in range(now.samples))))
+        now.each(run_all(work, ((b,) for b in range(now.samples))), _LOOK * x.size)
         now.spikes[self.node.outputs[0]] = Spikes(out)
 
 

@@ -16,6 +16,8 @@ from backends.event.spikes import Spikes
 from snncompiler.graph import Array, shape
 
 Task = Callable[[], object]
+#: Nanoseconds below which a second thread costs more than it saves.
+_WORTH = 1e6
 
 
 @dataclass
@@ -41,9 +43,9 @@ class Stretch:
     spikes: dict[ir.Value, Spikes] = field(default_factory=dict)
     dense: dict[ir.Value, Array] = field(default_factory=dict)
 
-    def each(self, tasks: Iterable[Task]) -> None:
-        """Run tasks that do not depend on each other."""
-        if self.pool is None:
+    def each(self, tasks: Iterable[Task], work: float) -> None:
+        """Run tasks that do not depend on each other; work: all their nanoseconds, at a guess."""
+        if self.pool is None or not self.is_shared(work):
             for task in tasks:
                 task()
             return
@@ -56,11 +58,14 @@ class Stretch:
         for future in futures:
             future.result()
 
-    def spans(self, positions: int) -> Sequence[tuple[int, int, int, int]]:
-        """Samples and positions, (first, last) each, cut into as many tasks as are of use."""
-        if self.pool is None:
-            return [(0, self.samples, 0, positions)]
-        cuts = np.linspace(0, positions, min(positions, 2 * self.threads) + 1).astype(int)
+    def is_shared(self, work: float) -> bool:
+        """Whether so many nanoseconds of work are for several threads."""
+        return self.pool is not None and work > _WORTH
+
+    def spans(self, positions: int, blocks: int) -> Sequence[tuple[int, int, int, int]]:
+        """Samples and positions, (first, last) each: with the blocks, enough tasks for all."""
+        wanted = min(positions, -(-2 * self.threads // blocks))
+        cuts = np.linspace(0, positions, wanted + 1).astype(int)
         return [(0, self.samples, int(a), int(b)) for a, b in pairwise(cuts)]
 
     def lists(self, value: ir.Value, groups: int) -> Any:
