@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import networks
 from backends.base import take_apart
-from backends.event import dyadic, geometry
+from backends.event import dyadic, geometry, stretch
 from backends.event.episode import Episode
 from backends.event.int8 import round_weights, to_int8
 from backends.event.program import EventBackend
@@ -40,6 +40,12 @@ from snncompiler.graph import constant
 from snncompiler.trace import Observe, Trace
 
 T = 8
+
+
+@pytest.fixture(autouse=True)
+def always_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks, too, are cut up for several threads."""
+    monkeypatch.setattr(stretch, "_WORTH", 0.0)
 
 
 def same(a: Trace, b: Trace) -> dict[str, object]:
@@ -333,7 +339,7 @@ def test_events_are_listed_in_order(seed: int) -> None:
     if rng.random() < 0.5:
         x = (x > 0).astype(kind)
 
-    def each(tasks):  # type: ignore[no-untyped-def]
+    def each(tasks, _work):  # type: ignore[no-untyped-def]
         for task in tasks:
             task()
 
