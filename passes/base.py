@@ -76,10 +76,6 @@ class Context:
             self.refusals.append(Problem(describe(node, name), why, do, name))
 
 
-#: How the note of a pass begins that has left the model alone; then nothing is checked again.
-OFF = "off"
-
-
 class Pass(Protocol):
     """A named change of the model; `run` returns one line that says what it did.
 
