@@ -92,12 +92,15 @@ def limits_of(activation: ir.Node) -> list[ir.Node]:
     return found
 
 
-def insert(model: ir.Model, thresholds: Mapping[str, Array], timesteps: int) -> None:
+def insert(
+    model: ir.Model, thresholds: Mapping[str, Array], timesteps: int, gamma: float = 1
+) -> None:
     """Replace the activations of a canonical ANN by quantised ones, spelled in standard ops.
 
-        Mul(T / theta) - Add(1/2) - Floor - Clip(0, T) - Mul(theta / T)
+        Mul(T / theta) - Add(1/2) - Floor - Clip(0, gamma T) - Mul(theta / T)
 
     thresholds: [C] or [1] by the name of the activation's output. Activations without stay.
+    gamma: most spikes per step of the neurons they stand for.
     """
     graph = model.graph
     for node in [n for n in graph if n.op_type in ACTIVATIONS]:
@@ -109,16 +112,16 @@ def insert(model: ir.Model, thresholds: Mapping[str, Array], timesteps: int) -> 
         x = limits[-1].inputs[0] if limits else node.inputs[0]
         assert x is not None
         new: list[ir.Node] = []
-        lowest = 0
+        lowest = 0.0
         if node.op_type in ("LeakyRelu", "PRelu"):
             new.append(make_node(node.op_type, [x, *node.inputs[1:]], name=f"{name}_leaky"))
             new[0].attributes.update({a.name: a for a in node.attributes.values()})
-            lowest = -timesteps
+            lowest = -gamma * timesteps
         numbers = {
             "scaled": ("Mul", [spread_out(timesteps / theta, x)]),
             "half": ("Add", [np.array(0.5)]),
             "floor": ("Floor", []),
-            "levels": ("Clip", [np.array(float(lowest)), np.array(float(timesteps))]),
+            "levels": ("Clip", [np.array(lowest), np.array(float(gamma * timesteps))]),
             "": ("Mul", [spread_out(theta / timesteps, x)]),
         }
         value = new[-1].outputs[0] if new else x
