@@ -15,7 +15,8 @@ and with L[t] = theta dLoss/du[t], g = dLoss/dr, T + 1 counting as 0 (eq. 21):
 The neuron of a LeakyRelu fires by u[t] / theta = f(X[t]) / theta + 1/2 - C[t-1], X and C the
 current and the spikes so far. With A[t] = theta dLoss/du[t] of this u alone:
 
-    A[t] = (g / T - sum of A after t) h[t],     dLoss/dI[t] = (sum of A[t'] f'(X[t']), t' >= t) / theta
+    A[t] = (g / T - sum of A after t) h[t]
+    dLoss/dI[t] = sum of A[t'] f'(X[t']) / theta over t' >= t
 
 which for f(X) = X is the same. Arrays are [T, R, M]: steps, rows (samples and places), channels.
 """

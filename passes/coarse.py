@@ -74,7 +74,8 @@ class Coarse:
         v = v_init_of(node)
         if self.potential == "neuron":
             delta = error.mean(0, dtype=np.float64)
-            return v.reshape(v.shape + (1,) * (delta.ndim - v.ndim)) + timesteps * delta
-        delta = channel_mean(error)
-        moved: Array = v + timesteps * delta.reshape(-1, *[1] * (v.ndim - 1))
+            v = v.reshape(v.shape + (1,) * (delta.ndim - v.ndim))
+        else:
+            delta = channel_mean(error).reshape(-1, *[1] * (v.ndim - 1))
+        moved: Array = v + timesteps * delta
         return moved

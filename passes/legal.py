@@ -29,7 +29,11 @@ class Legal:
 
     def run(self, model: ir.Model, context: Context) -> str:
         """Raise InputError with every refused node of this and the earlier passes."""
-        kept = [n for n in model.graph if n.op_type in ACTIVATIONS and scale_of(n.outputs[0]) is not None]
+        kept = [
+            n
+            for n in model.graph
+            if n.op_type in ACTIVATIONS and scale_of(n.outputs[0]) is not None
+        ]
         limits = {limit for activation in kept for limit in limits_of(activation)}
         for node in model.graph:
             if node.op_type not in LEGAL and node not in limits:

@@ -173,7 +173,7 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "two-stage": Recipe(
-        "for networks out of 'snnc finetune': their thresholds kept, every layer calibrated in time",
+        "for what 'snnc finetune' made: trained thresholds kept, layers calibrated in time",
         "binary",
         "Wang et al. 2023",
         {

@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -26,16 +25,14 @@ from passes.rewiring import choice
 from passes.thresholds import Thresholds
 from snncompiler import __version__
 from snncompiler.ann import run
-from snncompiler.data import Samples
+from snncompiler.data import Samples, check_samples
 from snncompiler.diagnostics import Problem, VerificationError, refuse
 from snncompiler.driver import import_network
 from snncompiler.dump import write_whole
+from snncompiler.finetune.schedule import Schedule
 from snncompiler.graph import ACTIVATIONS, Array, shape
 from snncompiler.quantisers import insert
 from snncompiler.verify import checked_proto
-
-if TYPE_CHECKING:
-    from snncompiler.finetune.training import Schedule
 
 #: Samples below which there is nothing to learn from, and that are held out at most.
 LEAST, _HELD = 64, 1000
@@ -105,6 +102,8 @@ def finetune(
 
     network = import_network(source)
     model = network.model
+    schedule.check(network.input_shape)
+    samples = samples._replace(x=check_samples(samples.x, network.input_shape, "the training data"))
     _check(model, samples, schedule)
     if not any(n.op_type in ACTIVATIONS for n in model.graph):
         raise refuse(
@@ -115,13 +114,14 @@ def finetune(
     x = samples.x[choice(samples.x, _OBSERVED)]
     context = Context(x, schedule.timesteps, network.opset, progress=progress)
     Observe().run(model, context)
-    Thresholds(method="mmse", channelwise=schedule.channelwise).run(model, context)
+    Thresholds(method="mmse", channelwise=schedule.thresholds == "channel").run(model, context)
     held = np.zeros(len(samples.x), bool)
     held[choice(samples.x, min(_HELD, len(samples.x) // 10))] = True
-    parts = [_part(samples, ~held), _part(samples, held)]
+    shown = _part(samples, held)
     trained = train(
         model,
-        *parts,
+        _part(samples, ~held),
+        shown,
         schedule,
         device=_device(device),
         checkpoint=checkpoint,
@@ -132,7 +132,7 @@ def finetune(
         value.const_value = ir.tensor(np.ascontiguousarray(array, np.float32))
     insert(model, trained.thresholds, schedule.timesteps)
     proto = _plain(model, schedule)
-    _compare(proto, parts[1].x[: len(trained.outputs[0])], trained.outputs)
+    _compare(proto, shown.x[: len(trained.outputs[0])], trained.outputs)
     result = Finetuned(
         proto,
         trained.history,
@@ -213,9 +213,7 @@ def _plain(model: ir.Model, schedule: Schedule) -> onnx.ModelProto:
     return checked_proto(model)
 
 
-def _compare(
-    proto: onnx.ModelProto, x: Array, outputs: list[Array]
-) -> None:
+def _compare(proto: onnx.ModelProto, x: Array, outputs: list[Array]) -> None:
     """Hold the file to what was trained."""
     found = run(proto, x)
     for value, wanted in zip(proto.graph.output, outputs, strict=True):

@@ -56,9 +56,7 @@ class TorchNetwork(torch.nn.Module):
         channelwise: thresholds per channel; False: one per layer.
     """
 
-    def __init__(
-        self, model: ir.Model, timesteps: int | None, *, channelwise: bool = True
-    ) -> None:
+    def __init__(self, model: ir.Model, timesteps: int | None, *, channelwise: bool = True) -> None:
         super().__init__()
         self.model, self.timesteps = model, timesteps
         self.noise = 0.0
@@ -79,8 +77,8 @@ class TorchNetwork(torch.nn.Module):
                 scale = scale_of(node.outputs[0])
                 assert scale is not None, f"'{node.name}' has no threshold"
                 channels = shape(node.outputs[0])[0]
-                theta = np.broadcast_to(scale, (channels,)) if channelwise else scale.max(
-                    keepdims=True
+                theta = (
+                    np.broadcast_to(scale, (channels,)) if channelwise else scale.max(keepdims=True)
                 )
                 self.thresholds[node] = torch.nn.Parameter(_float(theta))
                 self.register_parameter(f"theta_{number}", self.thresholds[node])
@@ -103,8 +101,8 @@ class TorchNetwork(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """All outputs of the network for the samples x."""
         values: _Tensors = {self.model.graph.inputs[0]: x}
-        values |= self.weights
-        values |= {value: getattr(self, name) for value, name in self._constants.items()}
+        values.update(self.weights)
+        values.update((value, getattr(self, name)) for value, name in self._constants.items())
         for node in self.nodes:
             values[node.outputs[0]] = self._evaluate(node, values)
         return tuple(values[output] for output in self.model.graph.outputs)

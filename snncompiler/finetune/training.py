@@ -19,32 +19,11 @@ from torch.nn import functional
 from snncompiler.data import Samples
 from snncompiler.diagnostics import refuse
 from snncompiler.finetune.network import TorchNetwork
+from snncompiler.finetune.schedule import Schedule
 from snncompiler.graph import Array
 
 #: Samples whose outputs tell whether the network was written as it was trained.
 _SHOWN = 32
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How to train.
-
-    timesteps: T. epochs, batch, rate (of SGD; falls to 0 as a half cosine), momentum: as usual.
-    noise: share of activations that are not rounded. channelwise: thresholds per channel.
-    distill: learn the original network's outputs instead of labels. augment: shift images by up to
-    an eighth of their size and mirror them at random. seed: of all random numbers.
-    """
-
-    timesteps: int
-    epochs: int = 5
-    batch: int = 64
-    rate: float = 5e-3
-    momentum: float = 0.9
-    noise: float = 0.1
-    channelwise: bool = True
-    distill: bool = False
-    augment: bool = False
-    seed: int = 0
 
 
 @dataclass
@@ -77,7 +56,8 @@ def train(
 
     Args:
         model: thresholds to begin with annotated on the activations' outputs.
-        samples: to learn. held: to report on.
+        samples: to learn.
+        held: to report on.
         schedule: how.
         device: a torch device.
         checkpoint: where to save after every epoch, and to go on from if it exists.
@@ -88,7 +68,7 @@ def train(
         InputError: the checkpoint is of another run, or the loss is no number any more.
     """
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    student = TorchNetwork(model, schedule.timesteps, channelwise=schedule.channelwise)
+    student = TorchNetwork(model, schedule.timesteps, channelwise=schedule.thresholds == "channel")
     student = student.to(device)
     teacher = TorchNetwork(model, None).to(device).eval() if schedule.distill else None
     student.noise = schedule.noise
