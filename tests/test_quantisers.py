@@ -59,6 +59,7 @@ def network(body: str, theta: object = 1.5, opset: int = 17) -> onnx.ModelProto:
         "half": 0.5,
         "four": 4.0,
         "minus": -4.0,
+        "slope": np.array([0.1, 0.0, 0.3]).reshape(3, 1, 1),
     }
     used = {v for n in model.graph.node for v in n.input}
     for name, value in constants.items():
@@ -146,9 +147,6 @@ def test_a_pool_before_the_activation_is_swapped_behind_it() -> None:
 def test_leaky_activations_saturate_on_both_sides(op: str) -> None:
     body = f"s = {op}  a = Div(s, step)  b = Round(a)  c = Clip(b, minus, four)  y = Mul(c, step)"
     model = network(body)
-    if "slope" in op:
-        slope = np.array([0.1, 0.0, 0.3], np.float32).reshape(3, 1, 1)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(slope, "slope"))
     options = {"search.rounds": 0, "calibrate.weights": None, "grid.enabled": False}
     x = 6 * samples()
     compiled = compile_model(model, x, recipe="ternary", timesteps=4, options=options)
