@@ -31,8 +31,9 @@ from passes.targets import Target, chosen_samples, wanted
 from snncompiler.graph import Array, attribute, weights
 from snncompiler.ops import NEURONS
 
-#: Rows (samples times places) of one step of descent, and of a look at the held-out samples.
-_ROWS, _HELD_ROWS = 512, 2048
+#: Rows (samples times places) times time steps of one step of descent, and of a look at the
+#: held-out samples: what a step costs does not depend on T.
+_ROWS, _HELD_ROWS = 4096, 16384
 #: Samples of one step of descent. Steps between two looks.
 _SAMPLES, _EVERY = 16, 20
 
@@ -52,7 +53,7 @@ class Fine:
     corrects: ClassVar[bool] = True
     loss: Literal["kl", "mse"] | None = None
     target: Target = "quantised"
-    iterations: int = 300
+    iterations: int = 200
     patience: int = 5
     rate: float = 0.01
     alpha: float = 1.0
@@ -138,12 +139,12 @@ class _Layer:
         adam = Adam(start, [*sizes, level / timesteps, level], options.iterations)
         cut = len(self.target) * 3 // 4
         others = np.arange(cut, len(self.target))
-        held = list(self._parts(*self._rows(rng, others, _HELD_ROWS)))
+        held = list(self._parts(*self._rows(rng, others, _HELD_ROWS // timesteps)))
         least = before = self._loss(held, start)
         best, worse = start, 0
         for i in range(1, options.iterations + 1):
             chosen = rng.choice(cut, min(_SAMPLES, cut), replace=False)
-            part = self._part(*self._rows(rng, chosen, _ROWS))
+            part = self._part(*self._rows(rng, chosen, _ROWS // timesteps))
             adam.step(self._gradients(*part, adam.parameters))
             if i % _EVERY and i != options.iterations:
                 continue

@@ -101,7 +101,7 @@ class TorchNetwork(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """All outputs of the network for the samples x."""
         values: _Tensors = {self.model.graph.inputs[0]: x}
-        values.update(self.weights)
+        values.update((value, weight) for value, weight in self.weights.items())
         values.update((value, getattr(self, name)) for value, name in self._constants.items())
         for node in self.nodes:
             values[node.outputs[0]] = self._evaluate(node, values)
