@@ -5,7 +5,9 @@ from passes.base import Pass
 from passes.bias_shift import BiasShift
 from passes.calibrate import Calibrate
 from passes.clamp import Clamp
+from passes.coarse import Coarse
 from passes.coding import Coding
+from passes.fine import Fine
 from passes.grid import Grid
 from passes.legal import Legal
 from passes.neurons import Neurons
@@ -42,6 +44,8 @@ PIPELINE: tuple[Pass, ...] = (
     BiasShift(),  # in physical units, as all corrections
     Search(),  # thresholds first: weights are corrected for the spikes they make
     Calibrate(),  # what errors are left, layer by layer, with the spikes that really come
+    Coarse(),  # potentials first: what is left after them is small enough for descent
+    Fine(),  # spike by spike, on potentials that are right on average
     Separate(),  # layers take turns; the corrections before it predict what they send
     Normalise(),  # scales into weights: thresholds become 1, spikes integers
     Grid(),  # the weights that every backend will see, unless

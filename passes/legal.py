@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from passes.base import Context
 from snncompiler.diagnostics import InputError
-from snncompiler.graph import ACTIVATIONS, MOVEMENT, WEIGHTED, constant
+from snncompiler.graph import ACTIVATIONS, MOVEMENT, WEIGHTED, constant, scale_of
+from snncompiler.quantisers import limits_of
 from snncompiler.refusals import REASONS
 
 LEGAL = ACTIVATIONS | MOVEMENT | WEIGHTED | {"Add", "MaxPool"}
@@ -28,8 +29,14 @@ class Legal:
 
     def run(self, model: ir.Model, context: Context) -> str:
         """Raise InputError with every refused node of this and the earlier passes."""
+        kept = [
+            n
+            for n in model.graph
+            if n.op_type in ACTIVATIONS and scale_of(n.outputs[0]) is not None
+        ]
+        limits = {limit for activation in kept for limit in limits_of(activation)}
         for node in model.graph:
-            if node.op_type not in LEGAL:
+            if node.op_type not in LEGAL and node not in limits:
                 context.refuse(node, *REASONS.get(node.op_type, _OTHERWISE))
             elif node.op_type in WEIGHTED and all(constant(v) is None for v in node.inputs[:2]):
                 why = "its weights are computed from the data; synapses are fixed after training"

@@ -3,6 +3,7 @@
     Relu             IF with threshold lambda
     Clip(0, c)       IF with m lambda = c, m <= gamma spikes per step: saturates exactly at c
     LeakyRelu, PRelu LeakyIF, signed, one negative slope per channel
+    limited inputs   (of a quantised activation) the same with gamma 1: saturates at lambda
 
 The initial potential v_init (in units of the threshold) 1/2 turns flooring into rounding: the
 largest free gain there is (Mueller et al. 2021; Bu et al. 2022). gamma > 1 allows bursts (Li and
@@ -35,6 +36,7 @@ from snncompiler.graph import (
     weights,
 )
 from snncompiler.ops import DOMAIN, VERSION
+from snncompiler.quantisers import limits_of
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,15 @@ class Neurons:
         scale = scale_of(value)
         assert scale is not None, f"{name} has no threshold"
         gamma, bound = self.gamma, None
-        if node.op_type == "Clip":
-            bound = float(weights(node.inputs[2]))
-            scale, gamma = saturating(scale, bound, self.gamma)
+        current, limits = node.inputs[0], limits_of(node)
+        if limits:
+            current, gamma = limits[-1].inputs[0], 1.0
+        elif node.op_type == "Clip":
+            top = float(weights(node.inputs[2]))
+            scale, gamma = saturating(scale, top, self.gamma)
+            bound = np.array([top])
         scale = scale.astype(np.float32).astype(np.float64)
+        bound = scale if limits else bound  # a trained threshold is where it saturates
         set_scale(value, scale)
         theta = add_constant(graph, f"{name}_theta", scale)
         if node.op_type in ("LeakyRelu", "PRelu"):
@@ -80,15 +87,15 @@ class Neurons:
             if node.op_type == "PRelu":
                 alpha = [float(a) for a in weights(node.inputs[1]).reshape(-1)]
             settings = {"gamma": gamma, "alpha": alpha, "delay": self.delay}
-            inputs = [node.inputs[0], theta, steps]
+            inputs = [current, theta, steps]
             new = make_node("LeakyIF", inputs, settings, name=name, domain=DOMAIN)
         else:
             v_init = add_constant(graph, f"{name}_v_init", scale * self.v_init)
             settings = {"gamma": gamma, "gamma_neg": self.gamma_neg, "delay": self.delay}
-            inputs = [node.inputs[0], theta, v_init, steps]
+            inputs = [current, theta, v_init, steps]
             new = make_node("IF", inputs, settings, name=name, domain=DOMAIN)
         if bound is not None:
-            new.metadata_props[CLIP] = json.dumps([bound])
+            new.metadata_props[CLIP] = json.dumps([float(b) for b in bound])
         value.metadata_props[KIND] = "spikes"
         replace([node], [new])
 

@@ -159,6 +159,30 @@ RECIPES: dict[str, Recipe] = {
             "calibrate.potential": "neuron",
         },
     ),
+    "stage2-only": Recipe(
+        "least-squares thresholds; every layer calibrated by back-propagation through time",
+        "binary",
+        "Wang et al. 2023, stage II alone",
+        {
+            "thresholds.method": "mmse",
+            "neurons.v_init": 0.5,
+            "coarse.potential": "channel",
+            "coarse.target": "original",
+            "fine.loss": "mse",
+            "fine.target": "original",
+        },
+    ),
+    "two-stage": Recipe(
+        "for what 'snnc finetune' made: trained thresholds kept, layers calibrated in time",
+        "binary",
+        "Wang et al. 2023",
+        {
+            "thresholds.method": "mmse",
+            "neurons.v_init": 0.5,
+            "coarse.potential": "channel",
+            "fine.loss": "kl",
+        },
+    ),
     "fast-inference": Recipe(
         "99.99 % percentile of each channel, initial potential 1/2, voltage clamping",
         "binary",

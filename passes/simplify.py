@@ -38,6 +38,7 @@ from passes.base import (
 from passes.reshaping import RESHAPING
 from snncompiler.graph import (
     ACTIVATIONS,
+    SCALE,
     Array,
     UnknownShape,
     add_constant,
@@ -49,9 +50,12 @@ from snncompiler.graph import (
     make_node,
     rank,
     replace,
+    scale_of,
+    set_scale,
     shape,
     sole_user,
 )
+from snncompiler.quantisers import LIMITS
 
 
 @dataclass(frozen=True)
@@ -287,7 +291,8 @@ def _swap(node: ir.Node, _context: Context) -> bool:
     if len(node.inputs) == 0 or any(v.uses() for v in node.outputs[1:]):
         return False
     user = sole_user(node.outputs[0])
-    if user is None or user.op_type not in ACTIVATIONS or user.inputs[0] is not node.outputs[0]:
+    swaps = user is not None and user.op_type in (*ACTIVATIONS, *LIMITS)
+    if user is None or not swaps or user.inputs[0] is not node.outputs[0]:
         return False
     x = operand(node, 0)
     copied = [(a.name, a) for a in node.attributes.values()]
@@ -298,7 +303,11 @@ def _swap(node: ir.Node, _context: Context) -> bool:
     first.metadata_props.update(user.metadata_props)
     second.metadata_props.update(node.metadata_props)
     first.outputs[0].shape, first.outputs[0].type = x.shape, x.type
+    scale = scale_of(user.outputs[0])
     replace([node, user], [first, second])
+    if scale is not None:  # it stays with the activation
+        set_scale(first.outputs[0], scale)
+        del second.outputs[0].metadata_props[SCALE]
     return True
 
 

@@ -7,7 +7,8 @@
 
 each over the whole layer or per channel (Kim et al. 2020, "channel-norm"). All statistics are
 those of the activation's output on the calibration data; for LeakyRelu and PRelu of its size.
-The scale of Clip(0, c) never exceeds c.
+The scale of Clip(0, c) never exceeds c. Thresholds that came with the network, trained with
+quantised activations (`snncompiler/quantisers.py`), are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from passes.threshold_rules import (
     least_squares_thresholds,
     with_floor,
 )
-from snncompiler.graph import ACTIVATIONS, Array, set_scale, weights
+from snncompiler.graph import ACTIVATIONS, Array, scale_of, set_scale, weights
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,14 @@ class Thresholds:
             scales = self._tails(model, context)
         else:
             scales = self._from_histograms(model, context)
+        kept = 0
         for node in model.graph:
             if node.op_type not in ACTIVATIONS:
                 continue
             value = node.outputs[0]
+            if scale_of(value) is not None:
+                kept += 1
+                continue
             scale, layer = scales[str(value.name)]
             scale = with_floor(np.maximum(scale, 0), layer, self.floor)
             if node.op_type == "Clip":
@@ -73,7 +78,8 @@ class Thresholds:
             "mmse": f"least-squares thresholds for T = {self.timesteps or context.timesteps}",
             "balance": "balanced thresholds",
         }[self.method]
-        return f"{len(scales)} {what} {kind}"
+        trained = f"; {kept} trained thresholds kept" if kept else ""
+        return f"{len(scales) - kept} {what} {kind}{trained}"
 
     def _from_histograms(self, model: ir.Model, context: Context) -> dict[str, tuple[Array, float]]:
         seen = {name: Histogram(s.maximum) for name, s in context.statistics.items()}

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from snncompiler import __version__, studies
+from snncompiler.cli_finetune import finetune
 from snncompiler.cli_tune import tune
 from snncompiler.diagnostics import clean_lines, refuse
 from snncompiler.session import Json, progress_bar, say, session_of
@@ -309,6 +310,11 @@ app.command(epilog="Example: snnc report model.snn.onnx test.npz --reference mod
     studies.report
 )
 app.command(epilog="Example: snnc tune model.onnx --calibration train.npz --max-loss 0.5%")(tune)
+
+
+app.command(epilog="Example: snnc finetune model.onnx --train train.npz -T 4 -o model.qc.onnx")(
+    finetune
+)
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -27,6 +27,7 @@ from snncompiler.ann import session
 from snncompiler.diagnostics import InputError, Problem, refuse
 from snncompiler.graph import Array, add_constant, attribute, constant, set_sources, sources
 from snncompiler.ops import IR_VERSION, OPSET
+from snncompiler.quantiser_patterns import recognise
 from snncompiler.refusals import refuse_foreign
 from snncompiler.tail import cut_tail
 
@@ -40,6 +41,7 @@ class Network:
     model: the canonical ANN. original: the file as read, its host tail cut off: the oracle.
     nodes: name and op of every original node, in order. host: the nodes of the tail.
     batch: the batch size hard-coded in the file, or None. opset: the file's. digest: its sha256.
+    quantisers: how many quantised activations of the file are saturating ones in `model`.
     """
 
     model: ir.Model
@@ -49,6 +51,7 @@ class Network:
     batch: int | None = None
     opset: int = OPSET
     digest: str = ""
+    quantisers: int = 0
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -121,7 +124,8 @@ def load(source: str | Path | onnx.ModelProto) -> Network:
     batch = _fix_batch(proto)
     opset = next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx"))
     model = _canonical(proto, batch or 1)
-    return Network(model, proto, nodes, host, batch, opset, digest)
+    quantisers = recognise(model)
+    return Network(model, proto, nodes, host, batch, opset, digest, quantisers)
 
 
 def _drop_initialiser_inputs(proto: onnx.ModelProto) -> None:

@@ -27,7 +27,8 @@ from snncompiler.ops import DOMAIN, WITH_POTENTIAL
 def rate_model(model: ir.Model) -> ir.Model:
     """A copy of a spiking network with activations in the place of its neurons.
 
-    IF and WindowedIF become Relu (and Min, if from a Clip), LeakyIF PRelu, MLIPool MaxPool;
+    IF and WindowedIF become Relu, LeakyIF PRelu (both within their bound if they have one), MLIPool
+    MaxPool;
     Encode, TwinSynapse, Delay and Readout hand their input on.
     """
     copy = model.clone()
@@ -39,17 +40,12 @@ def rate_model(model: ir.Model) -> ir.Model:
         assert x is not None
         n = rank(node.outputs[0])
         if node.op_type in WITH_POTENTIAL:
-            new = [make_node("Relu", [x], name=name)]
-            if CLIP in node.metadata_props:
-                bound = np.array(json.loads(node.metadata_props[CLIP]), np.float32)
-                top = add_constant(graph, f"{name}_max", bound.reshape(-1, *[1] * (n - 2)))
-                new.append(make_node("Min", [new[0].outputs[0], top], name=f"{name}_min"))
-            replace([node], new)
+            replace([node], _bounded(graph, node, make_node("Relu", [x], name=name)))
         elif node.op_type == "LeakyIF":
             channels = shape(node.outputs[0])[0]
             slope = np.broadcast_to(np.array(attribute(node, "alpha"), np.float32), (channels,))
             value = add_constant(graph, f"{name}_slope", slope.reshape(-1, *[1] * (n - 2)))
-            replace([node], [make_node("PRelu", [x, value], name=name)])
+            replace([node], _bounded(graph, node, make_node("PRelu", [x, value], name=name)))
         elif node.op_type == "MLIPool":
             settings = {a.name: a.value for a in node.attributes.values()}
             replace([node], [make_node("MaxPool", [x], settings, name=name)])
@@ -66,3 +62,18 @@ def rate_model(model: ir.Model) -> ir.Model:
     copy.functions.clear()
     copy.opset_imports.pop(DOMAIN, None)
     return copy
+
+
+def _bounded(graph: ir.Graph, neuron: ir.Node, activation: ir.Node) -> list[ir.Node]:
+    """The activation, then the bound at which a neuron made of a limited one saturates."""
+    if CLIP not in neuron.metadata_props:
+        return [activation]
+    bound = np.array(json.loads(neuron.metadata_props[CLIP]), np.float32)
+    bound = bound.reshape(-1, *[1] * (rank(neuron.outputs[0]) - 2))
+    sides = [("Min", bound)] if neuron.op_type != "LeakyIF" else [("Min", bound), ("Max", -bound)]
+    nodes = [activation]
+    for op, side in sides:
+        level = add_constant(graph, f"{neuron.name}_{op.lower()}", side)
+        name = f"{neuron.name}_{op.lower()}"
+        nodes.append(make_node(op, [nodes[-1].outputs[0], level], name=name))
+    return nodes

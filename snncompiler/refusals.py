@@ -55,6 +55,14 @@ REASONS: dict[str, tuple[str, str]] = {
         ),
     ),
     **dict.fromkeys(
+        ("Floor", "Round", "Ceil"),
+        (
+            "it rounds, and with the ops around it is no activation that saturates at 0 and at a "
+            "whole number of steps",
+            "quantise as theta / T * clip(round(x * T / theta), 0, T), or retrain with Relu",
+        ),
+    ),
+    **dict.fromkeys(
         ("Softmax", "LogSoftmax"),
         (
             "it divides by a sum over the data; inside the network no neuron computes that",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from snncompiler.doctor import Diagnosis
     from snncompiler.driver import Compiled
     from snncompiler.evaluation import Evaluation
+    from snncompiler.finetuning import Finetuned
     from snncompiler.tuning import Tuned
     from snncompiler.verdicts import Check
 
@@ -254,6 +255,21 @@ def tuned_table(tuned: Tuned) -> RenderableType:
     failed = sum(bool(score.failed) for _, score in tuned.trials)
     note = f", {failed} could not be compiled" if failed else ""
     return Group(table, Text(f"\n{word}{len(tuned.trials)} trials{note}; * compiled"))
+
+
+def finetuned_table(result: Finetuned) -> RenderableType:
+    """How the training went, epoch by epoch."""
+    table = _table("epoch", ">loss", ">held-out loss", ">held-out accuracy")
+    for i, epoch in enumerate(result.history, 1):
+        right = epoch.get("held_out_accuracy")
+        accuracy = "" if right is None else f"{100 * right:.2f} %"
+        table.add_row(str(i), f"{epoch['loss']:.4f}", f"{epoch['held_out_loss']:.4f}", accuracy)
+    note = f"\n{len(result.thresholds)} activations with trained thresholds"
+    if result.host:
+        note += f"; left to the host and out of the file: {clean(', '.join(result.host))}"
+    if result.output is not None:
+        note += f"\nwritten to {clean(str(result.output))}"
+    return Group(table, Text(note))
 
 
 def options_table(name: str) -> RenderableType:

@@ -18,6 +18,7 @@ DOOR |= {"comparison", "doctor", "energy", "examination", "operations", "page", 
 DOOR |= {"session", "studies", "study"}
 DOOR |= {"cli_tune", "prediction", "trials", "tuning"}
 DOOR |= {"emission"}
+DOOR |= {"cli_finetune", "finetuning"}
 #: What the door may import from beyond the ground; the report names the recipes, no more.
 BEYOND = {
     "driver": {"passes", "backends"},
@@ -36,6 +37,7 @@ BEYOND = {
     "tuning": {"passes.recipes", "passes.rewiring"},
     "report": {"passes.recipes", "passes.options"},
     "study": {"backends"},
+    "finetuning": {"passes"},
 }
 FILES = {
     f"{package}.{'.'.join(path.relative_to(ROOT / package).with_suffix('').parts)}": path
@@ -156,12 +158,19 @@ def test_backends_are_imported_on_demand() -> None:
             "typer",
             {
                 "snncompiler.cli",
+                "snncompiler.cli_finetune",
                 "snncompiler.cli_tune",
                 "snncompiler.session",
                 "snncompiler.studies",
             },
         ),
-        ("torch", set()),
+        (
+            "torch",
+            {
+                "snncompiler.finetuning",  # asks for the device
+                *(f"snncompiler.finetune.{n}" for n in ("activation", "network", "training")),
+            },
+        ),
         ("bayes_opt", {"snncompiler.bayesian"}),
         (
             "lava",

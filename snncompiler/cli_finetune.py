@@ -1,0 +1,83 @@
+"""The command `snnc finetune`: arguments in, calls out; heavy imports only where needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from snncompiler.session import Json
+
+
+def finetune(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A trained network.")],
+    train: Annotated[
+        Path, typer.Option(metavar="TRAIN.npz", help="Training samples 'x', labels 'y'.")
+    ],
+    timesteps: Annotated[int, typer.Option("--timesteps", "-T", help="Time steps T.")] = 8,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="QC.onnx", help="Default: MODEL.qc.onnx."),
+    ] = None,
+    distill: Annotated[
+        bool, typer.Option("--distill", help="Learn the original network's outputs; no labels.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(help="How often to go through the samples.")] = 5,
+    batch: Annotated[int, typer.Option(help="Samples per step.")] = 64,
+    rate: Annotated[float, typer.Option(help="First learning rate of SGD.")] = 3e-3,
+    noise: Annotated[float, typer.Option(help="Share of activations left unrounded.")] = 0.1,
+    thresholds: Annotated[
+        str, typer.Option(help="One threshold per channel or layer.")
+    ] = "channel",
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Shift and mirror images at random.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Train a network for few time steps: quantised activations with trainable thresholds.
+
+    The result is an ANN for 'snnc compile' (recipe 'two-stage'). Every epoch is saved to
+    QC.finetune.pt; the same command goes on where it was interrupted.
+    """
+    target = output or model.parent / f"{model.stem}.qc.onnx"
+    checkpoint = target.with_suffix(".finetune.pt")
+    from snncompiler.session import progress_bar, session_of
+
+    with session_of(json_file, [target, checkpoint], [model, train]) as session:
+        from snncompiler import gate
+        from snncompiler.data import load_samples
+        from snncompiler.driver import input_shape
+        from snncompiler.finetune.schedule import Schedule
+        from snncompiler.finetuning import finetune as learn
+        from snncompiler.finetuning import require_torch
+        from snncompiler.report import finetuned_table
+
+        require_torch()
+        schedule = Schedule(
+            timesteps=timesteps,
+            epochs=epochs,
+            batch=batch,
+            rate=rate,
+            noise=noise,
+            thresholds=thresholds,
+            distill=distill,
+            augment=augment,
+            seed=seed,
+        )
+        proto = gate.read(model)
+        samples = load_samples(train, input_shape(proto), labels=not distill)
+        with progress_bar() as progress:
+            result = learn(
+                proto,
+                samples,
+                schedule,
+                device=device,
+                output=target,
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+        session.show(finetuned_table(result))
+        session.write_json(result.as_json())

@@ -1,0 +1,204 @@
+"""The training of stage I: SGD with momentum and a cosine schedule, checkpointed every epoch.
+
+Every random number follows from the seed and the number of the epoch, so that a run which was
+interrupted and goes on from its checkpoint ends where an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.nn import functional
+
+from snncompiler.data import Samples
+from snncompiler.diagnostics import refuse
+from snncompiler.finetune.network import TorchNetwork
+from snncompiler.finetune.schedule import Schedule
+from snncompiler.graph import Array
+
+#: Samples whose outputs tell whether the network was written as it was trained.
+_SHOWN = 32
+
+
+@dataclass
+class Trained:
+    """What training made.
+
+    weights: by the value that holds them. thresholds: [C] or [1] by the name of the activation's
+    output. history: per epoch the mean loss on what was learned, and on what was held out.
+    outputs: of the first held-out samples.
+    """
+
+    weights: dict[ir.Value, Array]
+    thresholds: dict[str, Array]
+    history: list[dict[str, float]]
+    outputs: list[Array]
+
+
+def train(
+    model: ir.Model,
+    samples: Samples,
+    held: Samples,
+    schedule: Schedule,
+    *,
+    device: str,
+    checkpoint: Path | None,
+    key: str,
+    progress: Callable[[str, int, int], None],
+) -> Trained:
+    """Fine-tune the quantised form of a canonical ANN; the last epoch's parameters are taken.
+
+    Args:
+        model: thresholds to begin with annotated on the activations' outputs.
+        samples: to learn.
+        held: to report on.
+        schedule: how.
+        device: a torch device.
+        checkpoint: where to save after every epoch, and to go on from if it exists.
+        key: tells whether a checkpoint is of this very run.
+        progress: called with (what, done, total).
+
+    Raises:
+        InputError: the checkpoint is of another run, or the loss is no number any more.
+    """
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    student = TorchNetwork(model, schedule.timesteps, channelwise=schedule.thresholds == "channel")
+    student = student.to(device)
+    teacher = TorchNetwork(model, None).to(device).eval() if schedule.distill else None
+    student.noise = schedule.noise
+    sgd = torch.optim.SGD(student.parameters(), lr=schedule.rate, momentum=schedule.momentum)
+    history: list[dict[str, float]] = []
+    if checkpoint is not None and checkpoint.exists():
+        history = _restore(checkpoint, key, student, sgd, device)
+    batches = math.ceil(len(samples.x) / schedule.batch)
+    for epoch in range(len(history), schedule.epochs):
+        generator = torch.Generator().manual_seed(schedule.seed * 100_003 + epoch)
+        student.generator = torch.Generator(device).manual_seed(schedule.seed * 100_003 + epoch)
+        order = torch.randperm(len(samples.x), generator=generator).numpy()
+        student.train()
+        total = 0.0
+        for i in range(batches):
+            progress("training", epoch * batches + i, schedule.epochs * batches)
+            done = (epoch + i / batches) / schedule.epochs
+            for group in sgd.param_groups:
+                group["lr"] = schedule.rate * 0.5 * (1 + math.cos(math.pi * done))
+            rows = order[i * schedule.batch : (i + 1) * schedule.batch]
+            x = torch.from_numpy(samples.x[rows])
+            x = _augmented(x, generator) if schedule.augment else x
+            y = None if samples.y is None else torch.from_numpy(samples.y[rows]).to(device)
+            loss = _loss(student, teacher, x.to(device), y)
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            total += float(loss.detach()) * len(rows)
+        scores = _scores(student, teacher, held, schedule.batch, device)
+        history.append({"loss": total / len(samples.x), **scores})
+        if not math.isfinite(history[-1]["loss"]):
+            raise refuse(
+                f"the training diverged in epoch {epoch + 1}",
+                "its loss is no finite number any more",
+                f"choose a smaller --rate than {schedule.rate:g}",
+            )
+        if checkpoint is not None:
+            _save(checkpoint, key, student, sgd, history)
+    student.eval()
+    with torch.no_grad():
+        outputs = student(torch.from_numpy(held.x[:_SHOWN]).to(device))
+    return Trained(
+        student.trained_weights(),
+        student.trained_thresholds(),
+        history,
+        [y.cpu().numpy() for y in outputs],
+    )
+
+
+def _loss(
+    student: TorchNetwork, teacher: TorchNetwork | None, x: torch.Tensor, y: torch.Tensor | None
+) -> torch.Tensor:
+    """Cross entropy to the labels, or the distance from the teacher's outputs."""
+    found = student(x)
+    if teacher is None:
+        return functional.cross_entropy(found[0], y)
+    with torch.no_grad():
+        wanted = teacher(x)
+    losses = [_distance(a, b) for a, b in zip(found, wanted, strict=True)]
+    return torch.stack(losses).sum()
+
+
+def _distance(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """KL divergence of class scores; of other outputs the squared error over their variance."""
+    if found.ndim == 2 and found.shape[1] > 1:
+        scores = functional.log_softmax(found, 1)
+        return functional.kl_div(scores, functional.softmax(wanted, 1), reduction="batchmean")
+    return functional.mse_loss(found, wanted) / (wanted.var() + 1e-12)
+
+
+def _scores(
+    student: TorchNetwork, teacher: TorchNetwork | None, held: Samples, batch: int, device: str
+) -> dict[str, float]:
+    """Loss, and accuracy if there are labels, on samples that are not learned."""
+    student.eval()
+    loss, right = 0.0, 0
+    with torch.no_grad():
+        for start in range(0, len(held.x), batch):
+            x = torch.from_numpy(held.x[start : start + batch]).to(device)
+            y = None if held.y is None else torch.from_numpy(held.y[start : start + batch])
+            y = None if y is None else y.to(device)
+            loss += float(_loss(student, teacher, x, y)) * len(x)
+            if y is not None:
+                right += int((student(x)[0].flatten(1).argmax(1) == y).sum())
+    scores = {"held_out_loss": loss / len(held.x)}
+    return scores if held.y is None else {**scores, "held_out_accuracy": right / len(held.x)}
+
+
+def _augmented(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Images [N, C, H, W] shifted (zeros come in) and mirrored, each on its own."""
+    n, _channels, height, width = x.shape
+    reach = (height // 8, width // 8)
+    padded = functional.pad(x, (reach[1], reach[1], reach[0], reach[0]))
+    top, left = (torch.randint(0, 2 * r + 1, (n,), generator=generator) for r in reach)
+    mirrored = torch.rand(n, generator=generator) < 0.5
+    rows = top[:, None] + torch.arange(height)
+    columns = left[:, None] + torch.arange(width)
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    sample = torch.arange(n)[:, None, None]
+    return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _save(
+    path: Path,
+    key: str,
+    student: TorchNetwork,
+    sgd: torch.optim.Optimizer,
+    history: list[dict[str, float]],
+) -> None:
+    state = {"key": key, "student": student.state_dict(), "sgd": sgd.state_dict()}
+    whole = path.with_name(path.name + ".new")
+    torch.save({**state, "history": history}, whole)
+    whole.replace(path)  # an interruption leaves the old one or the new one
+
+
+def _restore(
+    path: Path, key: str, student: TorchNetwork, sgd: torch.optim.Optimizer, device: str
+) -> list[dict[str, float]]:
+    state: dict[str, Any] = {}
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # torch raises whatever zipfile, pickle or the disk raise
+        state = {}
+    if state.get("key") != key:
+        raise refuse(
+            f"'{path}' is no checkpoint of this training",
+            "its model, samples or settings were others, or it is damaged",
+            "remove it to begin anew, or choose another output",
+        )
+    student.load_state_dict(state["student"])
+    sgd.load_state_dict(state["sgd"])
+    history: list[dict[str, float]] = state["history"]
+    return history

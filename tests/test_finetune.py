@@ -1,0 +1,185 @@
+"""Stage I: what training makes, and what it refuses. Without torch most of it is skipped."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+import networks
+from snncompiler import finetuning
+from snncompiler.cli import app
+from snncompiler.data import Samples
+from snncompiler.diagnostics import InputError
+from snncompiler.driver import check_model, compile_model, import_network
+from snncompiler.finetune.schedule import Schedule
+from snncompiler.finetuning import finetune
+from snncompiler.graph import ACTIVATIONS, set_scale, shape
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="torch is not installed"
+)
+MLP = networks.mlp(0)
+x = networks.sample_input(MLP, 160, 0)
+DATA = Samples(x, import_network(MLP).outputs(x)[0].argmax(1))
+QUICK = {"timesteps": 3, "epochs": 2, "batch": 32, "noise": 0.2}
+
+
+@needs_torch
+@pytest.mark.parametrize("slope", [0.0, 0.25])
+def test_the_activation_has_the_gradients_that_it_says(slope: float) -> None:
+    import torch
+
+    from snncompiler.finetune.activation import QuantiseClip
+
+    r, t = np.random.default_rng(0), 4
+    low = -1.0 if slope else 0.0
+    z = torch.tensor(r.normal(0, 2, (6, 3, 5)), requires_grad=True)
+    theta = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64, requires_grad=True)
+    f = torch.where(z > 0, z, slope * z) if slope else z
+    y = QuantiseClip.apply(f, theta, t, low, 0.0, None)
+    value, level = f.detach().numpy(), theta.detach().numpy()
+    q = np.floor(value * t / level + 0.5) / t
+    np.testing.assert_allclose(y.detach().numpy(), level * np.clip(q, low, 1))
+    g = r.standard_normal(y.shape)
+    (y * torch.tensor(g)).sum().backward()
+    inside = (q >= low) & (q <= 1)
+    rise = np.where(value > 0, 1, slope) if slope else 1
+    np.testing.assert_allclose(z.grad.numpy(), g * inside * rise)
+    by_theta = np.where(inside, q - value / level, np.where(q > 1, 1, low))
+    np.testing.assert_allclose(theta.grad.numpy()[:, 0], (g * by_theta).sum((0, 2)))
+    noisy = QuantiseClip.apply(f, theta, t, low, 1.0, None).detach().numpy()
+    np.testing.assert_allclose(noisy, np.clip(value, low * level, level))
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "make",
+    [networks.vgg_like, networks.residual, networks.depthwise, networks.inception, networks.fpn],
+)
+def test_the_torch_module_computes_what_the_network_does(make) -> None:
+    import torch
+
+    from snncompiler.finetune.network import TorchNetwork
+
+    model = make(0)
+    network = import_network(model)
+    for node in network.model.graph:
+        if node.op_type in ACTIVATIONS:
+            set_scale(node.outputs[0], np.full(shape(node.outputs[0])[0], 1.0))
+    samples = networks.sample_input(model, 3, 0)
+    with torch.no_grad():
+        plain = TorchNetwork(network.model, None)(torch.from_numpy(samples))
+    for found, wanted in zip(plain, network.outputs(samples), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+    averages = sum(n.op_type == "Conv" and len(n.inputs) < 3 for n in network.model.graph)
+    module = TorchNetwork(network.model, 4)
+    synapses = sum(n.op_type in ("Conv", "Gemm", "ConvTranspose") for n in network.model.graph)
+    assert len(module.weights) <= 2 * (synapses - averages)
+    assert len(module.thresholds) > 0
+
+
+@needs_torch
+def test_training_lowers_the_loss_and_compile_keeps_its_thresholds(tmp_path: Path) -> None:
+    made = finetune(MLP, DATA, Schedule(**{**QUICK, "epochs": 8, "rate": 0.02, "timesteps": 2}))
+    assert made.history[-1]["loss"] < 0.9 * made.history[0]["loss"]
+    assert check_model(made.model).convertible
+    compiled = compile_model(made.model, x, recipe="two-stage", timesteps=2)
+    wanted = [np.unique(np.float32(t)) for t in made.thresholds.values()]
+    found = [np.unique(np.float32(t)) for t in compiled.thresholds.values()]
+    for a, b in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@needs_torch
+@pytest.mark.parametrize("distill", [False, True])
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
+    tmp_path: Path, distill: bool
+) -> None:
+    schedule = Schedule(**QUICK, distill=distill)
+    whole = finetune(MLP, DATA, schedule, output=tmp_path / "a.onnx")
+    again = finetune(MLP, DATA, schedule)
+    assert again.model.SerializeToString() == whole.model.SerializeToString()
+
+    class Enough(Exception):
+        pass
+
+    def stop(what: str, done: int, _total: int) -> None:
+        if what == "training" and done == 7:
+            raise Enough
+
+    checkpoint = tmp_path / "c.pt"
+    with pytest.raises(Enough):
+        finetune(MLP, DATA, schedule, checkpoint=checkpoint, progress=stop)
+    assert checkpoint.exists()
+    resumed = finetune(MLP, DATA, schedule, checkpoint=checkpoint)
+    assert resumed.model.SerializeToString() == whole.model.SerializeToString()
+    assert resumed.history == whole.history
+    with pytest.raises(InputError, match="no checkpoint of this training"):
+        finetune(MLP, DATA, Schedule(**{**QUICK, "seed": 1}), checkpoint=checkpoint)
+    checkpoint.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="no checkpoint of this training"):
+        finetune(MLP, DATA, schedule, checkpoint=checkpoint)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("data", "settings", "what"),
+    [
+        (Samples(x, None), {}, "no labels 'y'"),
+        (Samples(x, np.full(160, 10)), {}, "the labels 'y' hold 10"),
+        (Samples(x, np.full(160, -1)), {}, "the labels 'y' hold -1"),
+        (Samples(x[:20], DATA.y[:20]), {}, "cannot train on 20 samples"),
+        (Samples(x[:, :3], DATA.y), {}, r"have shape \[160, 3\]"),
+        (DATA, {"epochs": 0}, "epochs = 0"),
+        (DATA, {"rate": -1.0}, "rate = -1"),
+        (DATA, {"noise": 1.5}, "noise = 1.5"),
+        (DATA, {"timesteps": 0}, "timesteps = 0"),
+        (DATA, {"thresholds": "pixel"}, "per 'pixel'"),
+        (DATA, {"augment": True}, "cannot shift and mirror"),
+    ],
+)
+def test_wrong_input_is_refused(data: Samples, settings: dict[str, object], what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        finetune(MLP, data, Schedule(**{**QUICK, "epochs": 3, **settings}))
+
+
+@needs_torch
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(InputError, match="device 'abacus'"):
+        finetune(MLP, DATA, Schedule(**QUICK), device="abacus")
+
+
+@needs_torch
+def test_the_command_writes_a_network_that_compiles(tmp_path: Path) -> None:
+    onnx.save(MLP, tmp_path / "m.onnx")
+    np.savez(tmp_path / "train.npz", x=x)
+    arguments = ["finetune", str(tmp_path / "m.onnx"), "--train", str(tmp_path / "train.npz")]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2
+    assert "use --distill" in refused.stderr
+    report = tmp_path / "r.json"
+    more = ["--distill", "-T", "2", "--epochs", "1", "--thresholds", "layer", "--json", str(report)]
+    done = CliRunner().invoke(app, [*arguments, *more])
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(report.read_text())
+    assert len(told["epochs"]) == 1
+    assert all(len(t) == 1 for t in told["thresholds"].values())
+    assert import_network(tmp_path / "m.qc.onnx").quantisers == 3
+
+
+def test_without_torch_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(MLP, tmp_path / "m.onnx")
+    np.savez(tmp_path / "train.npz", x=DATA.x, y=DATA.y)
+    monkeypatch.setattr(finetuning.importlib.util, "find_spec", lambda _name: None)
+    arguments = ["finetune", str(tmp_path / "m.onnx"), "--train", str(tmp_path / "train.npz")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "snncompiler[train]" in done.stderr
