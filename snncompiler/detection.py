@@ -86,18 +86,16 @@ def _match(shared: Array, inside: Array) -> tuple[Array, Array]:
     """Per overlap threshold and detection: does it match, and a box that counts? Both [10, D]."""
     matched = np.zeros((len(OVERLAPS), len(shared)), bool)
     known = np.zeros_like(matched)
-    for i, threshold in enumerate(OVERLAPS):
-        free = np.ones(len(inside), bool)
-        for d, overlaps in enumerate(shared):
-            # Boxes that count come first: one that does not is taken only when none fits.
-            for group in (inside, ~inside):
-                fits = free & group & (overlaps >= min(threshold, 1 - 1e-10))
-                if fits.any():
-                    # Of equals the last, as in pycocotools.
-                    best = np.flatnonzero(fits & (overlaps == overlaps[fits].max()))[-1]
-                    free[best] = False
-                    matched[i, d], known[i, d] = True, inside[best]
-                    break
+    free = np.ones((len(OVERLAPS), len(inside)), bool)
+    for d in np.flatnonzero((shared >= OVERLAPS[0]).any(1)):
+        fits = free & (shared[d] >= np.minimum(OVERLAPS, 1 - 1e-10)[:, None])
+        # Boxes that count come first: one that does not is taken only when none fits. Of equals
+        # the last is taken, as in pycocotools.
+        rank = np.where(fits, shared[d] + 2.0 * inside, -1)[:, ::-1]
+        best = len(inside) - 1 - rank.argmax(1)
+        (rows,) = np.nonzero(fits.any(1))
+        free[rows, best[rows]] = False
+        matched[rows, d], known[rows, d] = True, inside[best[rows]]
     return matched, known
 
 

@@ -8,7 +8,7 @@ keep what the metrics need, no more: label maps of many steps would not fit in m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -103,9 +103,8 @@ class Detection:
         decoding: Decoding,
         image: tuple[int, ...],
         outputs: Shapes,
-        labels: Sequence[Truth] | None,
     ) -> Detection:
-        """image: the network's input shape [C, H, W].
+        """A detector whose input is `image` [C, H, W], as yet without labels.
 
         Raises:
             InputError: the decoding is for another network.
@@ -130,7 +129,7 @@ class Detection:
                     f"the decoding makes {list(dims)} of it: anchors, classes and stride",
                     "correct the decoding JSON",
                 )
-        return cls(decoding, labels)
+        return cls(decoding, None)
 
     def scorer(self) -> Scorer:
         """A new one."""
@@ -176,7 +175,7 @@ class Segmentation:
     name: str = "segmentation"
 
     @classmethod
-    def of(cls, outputs: Shapes, y: Array | None) -> Segmentation:
+    def of(cls, outputs: Shapes, y: Array | None = None) -> Segmentation:
         """y: [N, H, W] class indices.
 
         Raises:
@@ -264,9 +263,9 @@ def load_task(
     outputs = {str(v.name): shape(v) for v in model.graph.outputs}
     if decode is not None:
         decoding = load_decoding(decode)
-        truth = load_boxes(data, len(samples.x), len(decoding.classes))
-        return Detection.of(decoding, shape(model.graph.inputs[0]), outputs, truth)
+        found = Detection.of(decoding, shape(model.graph.inputs[0]), outputs)
+        return replace(found, labels=load_boxes(data, len(samples.x), len(decoding.classes)))
     if name == "segmentation":
-        task = Segmentation.of(outputs, None)
+        task = Segmentation.of(outputs)
         return Segmentation.of(outputs, load_maps(data, len(samples.x), task.classes))
     return Classification(samples.y)
