@@ -70,7 +70,7 @@ class Unet(nn.Module):
 
 
 NETS = {"fcn": Fcn, "unet": Unet}
-SCHEDULE = Schedule(epochs=20, batch=8, peak=0.05)
+SCHEDULE = Schedule(epochs=15, batch=8, peak=0.05)
 
 
 def main() -> None:
