@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -145,10 +146,14 @@ def evaluate(
     observe = Observe(steps=power_steps(steps), spikes=trace_file is not None)
     task = task or Classification(data.y)
     network = None if reference is None else _trained(model, reference)
+    ann = None if network is None else partial(_speak, model, network, reference)
     streamed = task.name != "classification"
+    if streamed and early_exit is not None:
+        why = "a sample ends when its largest output is safe, which says nothing about the others"
+        raise refuse(f"{task.name} cannot end early", why, "leave out --early-exit")
     judge = None
     if streamed or pictures is not None:
-        judge = Judge(task, power_steps(steps), _speaker(model, network, reference), pictures)
+        judge = Judge(task, power_steps(steps), ann, pictures)
     if streamed:
         # All outputs at all kept steps, float64: half a gigabyte at a time will do.
         kept = len(power_steps(steps)) * sum(prod(shape(v)) for v in model.graph.outputs)
@@ -181,7 +186,7 @@ def evaluate(
     result.precision = precision
     if early_exit is not None and trace.taken is not None:
         result.mean_timesteps = float(trace.taken.mean())
-    if precision != "exact":
+    if precision != "exact" and not streamed:
         result.exact = _without_rounding(model, data, steps, trace)
     operations = synaptic_operations(model, trace.counts, steps, trace.samples)
     result.synaptic_operations = {**operations, "total": sum(operations.values())}
@@ -193,11 +198,11 @@ def evaluate(
         result.output_error_at = judge.output_error_at()
     elif data.y is not None:
         result.accuracy_at = accuracy_at(trace, data.y)
-    if network is not None and reference is not None:
+    if network is not None and ann is not None:
         if record.get("source") not in (None, network.digest):
             result.warnings.append(f"the network was compiled from another file than '{reference}'")
         if not streamed:
-            _compare(data, _speak(model, network, reference, data.x), result)
+            _compare(data, ann(data.x), result)
     if trace_file is not None:
         save_trace(trace, Path(trace_file))
     result.seconds_total = time.perf_counter() - started
@@ -274,12 +279,6 @@ def _speak(
             "give the trained network that was compiled",
         )
     return {str(v.name): a for v, a in zip(model.graph.outputs, outputs, strict=True)}
-
-
-def _speaker(
-    model: ir.Model, network: Network | None, reference: str | Path | None
-) -> Callable[[Array], dict[str, Array]] | None:
-    return None if network is None else lambda x: _speak(model, network, reference, x)
 
 
 def _compare(data: Samples, outputs: dict[str, Array], result: Evaluation) -> None:

@@ -216,6 +216,9 @@ def test_a_task_that_does_not_fit_is_refused(cells: Path, streets: Path) -> None
     assert "takes no --decode" in refused(*boxes, *decode)
     assert "for images of [16, 24]" in refused(*maps, "--task", "detection", *decode)
     assert "--task segmentation" in refused(*maps)
+    assert "cannot end early" in refused(
+        *(*maps, "--task", "segmentation", "--early-exit", 10, "--backend", "event")
+    )
     digits = Path(__file__).parents[1] / "models" / "digits.onnx"
     assert "is not a spiking network" in refused("run", digits, cells / "test.npz")
 
