@@ -167,21 +167,45 @@ def run(
         ),
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="One process per layer (lava).")] = False,
+    task: Annotated[
+        str, typer.Option(help="classification, detection or segmentation.")
+    ] = "classification",
+    decode: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="What the outputs of a detector mean."),
+    ] = None,
+    save_images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Draw the first samples: input, ANN, SNN at several T."),
+    ] = None,
     json_file: Json = None,
 ) -> None:
-    """Run a spiking network: accuracy at T = 1, 2, 4, ..., firing rates, synaptic operations."""
-    with session_of(json_file, [trace], [model, data, reference]) as session:
+    """Run a spiking network: how good it is at T = 1, 2, 4, ..., firing rates, operations."""
+    with session_of(json_file, [trace], [model, data, reference, decode]) as session:
         from snncompiler.data import load_samples
         from snncompiler.driver import load
+        from snncompiler.dump import make_folder
         from snncompiler.evaluation import evaluate
         from snncompiler.graph import shape
+        from snncompiler.pictures import require_pillow
         from snncompiler.report import run_table
+        from snncompiler.tasks import check_choice, load_task
 
         if limit is not None and limit < 1:
             raise refuse(f"cannot run {limit} samples", "one is needed", "choose --limit 1 or more")
+        check_choice(task, decode)
         network = load(model)
-        classes = math.prod(shape(network.graph.outputs[0]))
-        samples = load_samples(data, shape(network.graph.inputs[0]), limit=limit, classes=classes)
+        samples = load_samples(
+            data,
+            shape(network.graph.inputs[0]),
+            limit=limit,
+            labels=task == "classification",
+            classes=math.prod(shape(network.graph.outputs[0])),
+        )
+        purpose = load_task(task, network, data, samples, decode)
+        if save_images is not None:
+            require_pillow()
+            make_folder(save_images)
         with progress_bar() as progress:
             result = evaluate(
                 network,
@@ -195,6 +219,8 @@ def run(
                 precision=precision,
                 early_exit=early_exit,
                 layers=layers,
+                task=purpose,
+                pictures=save_images,
                 trace_file=trace,
                 progress=progress,
             )

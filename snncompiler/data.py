@@ -36,7 +36,7 @@ def load_samples(
     Raises:
         InputError: whatever is wrong with the file, its arrays or their shapes.
     """
-    arrays = _read(Path(path), ("x", "y") if labels else ("x",))
+    arrays = read(Path(path), ("x", "y") if labels else ("x",))
     if "x" not in arrays:
         raise refuse(
             f"'{path}' has no array 'x'", "the samples are looked for there", f"save with {_SAVE}"
@@ -65,7 +65,7 @@ def _labels(
         raise refuse(
             f"the labels 'y' in '{path}' are {y.dtype} {list(y.shape)}",
             "one integer per sample is needed",
-            "save class indices; leave 'y' out for other tasks",
+            "save class indices; for label maps or boxes choose --task segmentation or detection",
         )
     if len(y) != samples:
         raise refuse(
@@ -119,7 +119,12 @@ def _dims(shape: tuple[object, ...]) -> str:
     return "[" + ", ".join(str(d) for d in shape) + "]"
 
 
-def _read(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+def read(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+    """Those of the named arrays that an archive holds.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)

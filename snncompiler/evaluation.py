@@ -6,6 +6,8 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +19,9 @@ from snncompiler.data import Samples
 from snncompiler.diagnostics import refuse
 from snncompiler.driver import import_network
 from snncompiler.dump import write_whole
-from snncompiler.graph import shape
+from snncompiler.frontend import Network
+from snncompiler.graph import Array, shape
+from snncompiler.judging import Judge
 from snncompiler.metrics import (
     accuracy_at,
     agreement_at,
@@ -27,6 +31,7 @@ from snncompiler.metrics import (
     top1,
 )
 from snncompiler.ops import NEURONS
+from snncompiler.tasks import Classification, Metrics, Task
 from snncompiler.text import record_of
 from snncompiler.trace import Observe, Trace, join
 
@@ -37,7 +42,9 @@ class Evaluation:
 
     exact: what the same network says without rounding its weights, on the first samples:
     `samples`, `agreement` (of the top-1), and `accuracy` and `accuracy_rounded` if there are
-    labels. mean_timesteps: steps until the answer, if samples could end early.
+    labels. mean_timesteps: steps until the answer, if samples could end early. metrics_at,
+    ann_metrics: what the task measures; for classification the accuracies say it. The trace of
+    another task has no readout, which may be large, unless it was saved.
     """
 
     backend: str
@@ -56,6 +63,9 @@ class Evaluation:
     ann_macs_per_sample: int = 0
     precision: str = "exact"
     exact: dict[str, float] = field(default_factory=dict)
+    task: str = "classification"
+    metrics_at: dict[str, Metrics] = field(default_factory=dict)
+    ann_metrics: Metrics = field(default_factory=dict)
     mean_timesteps: float | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -72,11 +82,21 @@ class Evaluation:
             "synaptic_operations": self.synaptic_operations,
             "ann_macs_per_sample": self.ann_macs_per_sample,
         }
+        if self.task != "classification":
+            result["task"] = self.task
         if self.precision != "exact":
             result |= {"precision": self.precision, "exact": self.exact}
         if self.mean_timesteps is not None:
             result["mean_timesteps"] = self.mean_timesteps
-        for name in ("accuracy_at", "ann_accuracy", "agreement_at", "output_error_at", "warnings"):
+        for name in (
+            "accuracy_at",
+            "ann_accuracy",
+            "agreement_at",
+            "output_error_at",
+            "metrics_at",
+            "ann_metrics",
+            "warnings",
+        ):
             value = getattr(self, name)
             if value or value == 0:
                 result[name] = value
@@ -96,12 +116,16 @@ def evaluate(
     precision: str = "exact",
     early_exit: float | None = None,
     layers: bool = False,
+    task: Task | None = None,
+    pictures: Path | None = None,
     trace_file: str | Path | None = None,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> Evaluation:
     """Run a compiled network and compare it with labels and with the trained network.
 
     threads, memory (bytes), precision and early_exit are for the backend, as far as it has them.
+    task: what the network is for; by default to classify, with the labels of the data. pictures: a
+    folder for drawings of the first samples.
 
     Raises:
         InputError: T, backend, its settings or reference do not fit.
@@ -120,6 +144,20 @@ def evaluate(
         program.run(data.x[:1], steps)
         progress("preparing the kernels", 1, 1)
     observe = Observe(steps=power_steps(steps), spikes=trace_file is not None)
+    task = task or Classification(data.y)
+    network = None if reference is None else _trained(model, reference)
+    ann = None if network is None else partial(_speak, model, network, reference)
+    streamed = task.name != "classification"
+    if streamed and early_exit is not None:
+        why = "a sample ends when its largest output is safe, which says nothing about the others"
+        raise refuse(f"{task.name} cannot end early", why, "leave out --early-exit")
+    judge = None
+    if streamed or pictures is not None:
+        judge = Judge(task, power_steps(steps), ann, pictures)
+    if streamed:
+        # All outputs at all kept steps, float64: half a gigabyte at a time will do.
+        kept = len(power_steps(steps)) * sum(prod(shape(v)) for v in model.graph.outputs)
+        batch = max(1, min(batch, (1 << 26) // kept))
     traces, seconds = [], 0.0
     for start in range(0, len(data.x), batch):
         block = data.x[start : start + batch]
@@ -134,6 +172,10 @@ def evaluate(
         before = time.perf_counter()
         traces.append(program.run(block, steps, observe, report))
         seconds += time.perf_counter() - before
+        if judge is not None:
+            judge.see(block, traces[-1].readout)
+        if streamed and trace_file is None:
+            traces[-1].readout = {}
     trace = join(traces)
     result = Evaluation(backend, steps, len(data.x), seconds, 0.0, trace)
     neurons = {str(n.name) for n in model.graph if n.op_type in (*NEURONS, "TwinSynapse")}
@@ -144,15 +186,23 @@ def evaluate(
     result.precision = precision
     if early_exit is not None and trace.taken is not None:
         result.mean_timesteps = float(trace.taken.mean())
-    if precision != "exact":
+    if precision != "exact" and not streamed:
         result.exact = _without_rounding(model, data, steps, trace)
     operations = synaptic_operations(model, trace.counts, steps, trace.samples)
     result.synaptic_operations = {**operations, "total": sum(operations.values())}
     result.ann_macs_per_sample = int(str(record.get("ann_macs", 0)))
-    if data.y is not None:
+    result.task = task.name
+    if streamed and judge is not None:
+        result.metrics_at = {t: m for t, m in judge.metrics_at().items() if m}
+        result.ann_metrics = judge.ann_metrics()
+        result.output_error_at = judge.output_error_at()
+    elif data.y is not None:
         result.accuracy_at = accuracy_at(trace, data.y)
-    if reference is not None:
-        _compare(model, data, reference, record, result)
+    if network is not None and ann is not None:
+        if record.get("source") not in (None, network.digest):
+            result.warnings.append(f"the network was compiled from another file than '{reference}'")
+        if not streamed:
+            _compare(data, ann(data.x), result)
     if trace_file is not None:
         save_trace(trace, Path(trace_file))
     result.seconds_total = time.perf_counter() - started
@@ -204,13 +254,8 @@ def _without_rounding(
     return result
 
 
-def _compare(
-    model: ir.Model,
-    data: Samples,
-    reference: str | Path,
-    record: dict[str, object],
-    result: Evaluation,
-) -> None:
+def _trained(model: ir.Model, reference: str | Path) -> Network:
+    """The trained network; raises InputError if it takes other samples."""
     network = import_network(reference)
     if network.input_shape != shape(model.graph.inputs[0]):
         raise refuse(
@@ -218,21 +263,30 @@ def _compare(
             f"its input is {list(network.input_shape)} per sample",
             "give the trained network that was compiled",
         )
-    names = [str(v.name) for v in model.graph.outputs]
-    outputs = network.outputs(data.x)
-    sizes = [(len(data.x), *shape(v)) for v in model.graph.outputs]
+    return network
+
+
+def _speak(
+    model: ir.Model, network: Network, reference: str | Path | None, x: Array
+) -> dict[str, Array]:
+    """Outputs of the trained network by name; raises InputError if they are not the model's."""
+    outputs = network.outputs(x)
+    sizes = [(len(x), *shape(v)) for v in model.graph.outputs]
     if [a.shape for a in outputs] != sizes:
         raise refuse(
             f"the outputs of '{reference}' are not those of the spiking network",
             f"they have shapes {[list(a.shape[1:]) for a in outputs]}",
             "give the trained network that was compiled",
         )
-    if record.get("source") not in (None, network.digest):
-        result.warnings.append(f"the network was compiled from another file than '{reference}'")
-    result.agreement_at = agreement_at(result.trace, outputs[0])
-    result.output_error_at = output_error_at(result.trace, dict(zip(names, outputs, strict=True)))
+    return {str(v.name): a for v, a in zip(model.graph.outputs, outputs, strict=True)}
+
+
+def _compare(data: Samples, outputs: dict[str, Array], result: Evaluation) -> None:
+    first = next(iter(outputs.values()))
+    result.agreement_at = agreement_at(result.trace, first)
+    result.output_error_at = output_error_at(result.trace, outputs)
     if data.y is not None:
-        result.ann_accuracy = float((top1(outputs[0]) == data.y).mean())
+        result.ann_accuracy = float((top1(first) == data.y).mean())
 
 
 def save_trace(trace: Trace, path: Path) -> None:

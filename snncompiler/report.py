@@ -98,6 +98,8 @@ def run_table(result: Evaluation, model: ir.Model) -> RenderableType:
         parts.append(over_time)
     if result.ann_accuracy is not None:
         parts.append(Text(f"ANN accuracy {100 * result.ann_accuracy:.2f} %"))
+    if result.metrics_at:
+        parts += [Text(""), metrics_table(result)]
     layers = _table("layer", "op", ">neurons", ">firing rate", ">SOP per sample")
     for node in model.graph:
         name = str(node.name)
@@ -114,6 +116,16 @@ def run_table(result: Evaluation, model: ir.Model) -> RenderableType:
         )
     parts += [Text(""), layers, Text("\n" + _summary(result))]
     return Group(*parts, *(Text(f"warning: {clean(w)}") for w in result.warnings))
+
+
+def metrics_table(result: Evaluation) -> RenderableType:
+    """What the task measures: the trained network on top, then each T; nothing where undefined."""
+    rows = {**({"ANN": result.ann_metrics} if result.ann_metrics else {}), **result.metrics_at}
+    names = list(next(iter(rows.values())))
+    table = _table(">T", *(f">{name.replace('_', ' ')}" for name in names))
+    for t, metrics in rows.items():
+        table.add_row(t, *(_percent(metrics[name]) for name in names))
+    return table
 
 
 def _time_columns(result: Evaluation) -> list[str]:
