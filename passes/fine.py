@@ -222,8 +222,11 @@ class _Layer:
         for synapse, w in zip(self.drive.synapses, matrices, strict=True):
             synapse.w = w
             set_constant(synapse.node, 1, synapse.shaped)
-        self.drive.refresh()
-        if b.any():
+        if self.drive.synapses:  # a join's other branches need no bias of their own
+            first = self.drive.synapses[0].node
+            set_constant(first, 2, weights(first.inputs[2]).astype(np.float64) + b)
+            self.drive.refresh()
+        elif b.any():
             before = node.inputs[0]
             add_current(node, b)
             self.drive.sweep.add(before, node.inputs[0], b)

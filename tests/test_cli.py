@@ -255,7 +255,7 @@ def test_help_and_version_need_nothing_heavy() -> None:
     done = typed("-c", program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"snnc {__version__}"
-    for command in (*"check compile run tune inspect recipes demo".split(), *STUDIES):
+    for command in (*"check compile run finetune tune inspect recipes demo".split(), *STUDIES):
         text = snnc(command, "--help").stdout
         assert "Example: snnc" in text
         assert "--json" in text
