@@ -28,6 +28,8 @@ def session(
         proto = with_outputs(proto, outputs)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised, not logged
+    # Many sessions come and go here; threads that wait busily would slow whatever comes next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if exact:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(
