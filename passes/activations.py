@@ -12,8 +12,8 @@ from passes.base import Context
 from snncompiler.ann import stream
 from snncompiler.graph import ACTIVATIONS, Array, shape
 
-#: Activations held at a time: a quarter of a gigabyte.
-_VALUES = 1 << 26
+#: Activations held at a time: an eighth of a gigabyte.
+_VALUES = 1 << 25
 
 
 def activations(model: ir.Model) -> list[str]:
