@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
 from passes.base import Context
 from snncompiler.ann import stream
-from snncompiler.graph import ACTIVATIONS, Array
+from snncompiler.graph import ACTIVATIONS, Array, shape
+
+#: Activations held at a time: an eighth of a gigabyte.
+_VALUES = 1 << 25
 
 
 def activations(model: ir.Model) -> list[str]:
@@ -19,7 +23,9 @@ def activations(model: ir.Model) -> list[str]:
 
 def activation_batches(model: ir.Model, context: Context) -> Iterator[dict[str, Array]]:
     """All activations of the calibration data (signed ones: their size), batch by batch."""
-    names, batch, x = activations(model), 32, context.calibration
+    names, x = activations(model), context.calibration
+    sizes = [prod(shape(n.outputs[0])) for n in model.graph if n.op_type in ACTIVATIONS]
+    batch = max(1, min(32, _VALUES // max(1, sum(sizes))))
     signed = [str(n.outputs[0].name) for n in model.graph if n.op_type in ("LeakyRelu", "PRelu")]
     for i, values in enumerate(stream(model, x, names, batch)):
         # A signed neuron saturates on both sides, so its scale must cover both.

@@ -14,6 +14,8 @@ import onnxruntime
 from snncompiler.graph import Array, constant, data_inputs
 from snncompiler.ops import IR_VERSION, OPSET
 
+_LARGE = 1 << 20  # bytes; smaller weights stay in the model
+
 
 def session(
     model: ir.Model | onnx.ModelProto, outputs: Sequence[str] = (), *, exact: bool = True
@@ -23,7 +25,7 @@ def session(
     exact: graph optimisation off, so that nothing but the ops as written is computed. The model
     goes in as bytes, never as a path: onnxruntime would follow external data anywhere.
     """
-    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+    proto, weights = _apart(model)
     if outputs:
         proto = with_outputs(proto, outputs)
     options = onnxruntime.SessionOptions()
@@ -32,9 +34,43 @@ def session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if exact:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if weights:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(w) for w in weights.values()]
+        options.add_external_initializers(list(weights), values)
     return onnxruntime.InferenceSession(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+
+
+def _apart(model: ir.Model | onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The model without its large weights, and those by name.
+
+    onnxruntime reads them where they are; within the model's bytes it would hold them three times.
+    """
+    if isinstance(model, onnx.ModelProto):
+        model = ir.from_proto(model)
+    held = {
+        name: (value, value.const_value)
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+        and value.dtype == ir.DataType.FLOAT
+        and value.const_value.nbytes > _LARGE
+    }
+    weights = {n: np.ascontiguousarray(tensor.numpy()) for n, (_, tensor) in held.items()}
+    try:
+        for name, (value, tensor) in held.items():
+            value.const_value = ir.ExternalTensor(
+                "memory",
+                0,
+                tensor.nbytes,
+                ir.DataType.FLOAT,
+                shape=ir.Shape(weights[name].shape),
+                name=name,
+            )
+        return ir.to_proto(model), weights
+    finally:
+        for value, tensor in held.values():
+            value.const_value = tensor
 
 
 def with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
