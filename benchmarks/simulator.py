@@ -70,11 +70,11 @@ def vgg16_of(rate: float) -> tuple[onnx.ModelProto, ir.Model]:
     """The VGG-16 whose neurons fire at this rate on average, and its spiking network."""
     x = np.random.default_rng(1).normal(0, 1, (32, 3, 32, 32)).astype(np.float32)
     low, high = -1.0, 3.0
-    for _ in range(6):
+    for _ in range(5):
         shift = (low + high) / 2
         ann = vgg16(shift)
         snn = compile_model(ann, x, recipe="channel-norm", timesteps=32).model
-        rates = EventBackend().build(snn).run(x[:4], 32, Observe(steps=(32,))).firing_rate()
+        rates = EventBackend().build(snn).run(x[:2], 16, Observe(steps=(16,))).firing_rate()
         if np.mean(list(rates.values())) > rate:
             low = shift
         else:
@@ -203,11 +203,11 @@ def beside_numpy(snn: object, x: np.ndarray, timesteps: int, repeat: int) -> str
 
 HEAD = """# Performance of the event-driven simulator
 
-Made by `python benchmarks/simulator.py --write` on {cores} cores ({machine}, {vector}). Times are
-per image; medians of {repeat} interleaved runs, with the range for ours. "ANN x T" is T times one
-inference of the trained network by onnxruntime, with 1 or 2 threads, whichever is quicker; ratios
-above 1 mean that ours is quicker. Ours uses all cores; the last column says what the second core
-brings. The PyTorch loop folds time into the batch and convolves densely.
+Made by `python benchmarks/simulator.py --model MODEL.onnx --data DATA.npz --write` on {cores} cores
+({machine}, {vector}). Times are per image; medians of {repeat} interleaved runs, with the range for
+ours. "ANN x T" is T times one inference of the trained network by onnxruntime, with 1 or 2 threads,
+whichever is quicker; ratios above 1 mean that ours is quicker. Ours uses all cores; the last column
+says what the second core brings. The PyTorch loop folds time into the batch and convolves densely.
 
 | network | batch | T | mean rate | SOP per image | ANN x T, ms | ours exact, ms | ANN / exact \
 | ANN / int8 | PyTorch / exact | 1 / {cores} threads |
@@ -223,6 +223,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,32")
     parser.add_argument("--timesteps", default="32")
     parser.add_argument("--rates", default="0.01,0.05,0.2", help="mean firing rates of the VGG-16")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "performance.md")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     batches = [int(b) for b in options.batches.split(",")]
@@ -253,7 +254,7 @@ def main() -> None:
             cores=os.cpu_count(), machine=platform.machine(), vector=vector, repeat=options.repeat
         )
         text = head + "\n".join(rows) + "\n" + "".join(f"\n{note}\n" for note in notes)
-        (ROOT / "docs/performance.md").write_text(text)
+        options.output.write_text(text)
 
 
 if __name__ == "__main__":
