@@ -192,6 +192,8 @@ def main() -> None:
         "T = 8. For `separated`, T is the window. Energy: 0.9 pJ per synaptic operation against "
         "4.6 pJ per MAC of the ANN, synapses only.\n"
     )  # fmt: skip
+    page = given.output.read_text() if given.output.exists() else ""
+    others = "".join(page.partition("\n## ")[1:])  # what other benchmarks wrote
     rows: dict[str, dict[int, Cell]] = {}
     for name in given.recipes.split(","):
         recipe, _, frozen = name.partition("@")
@@ -207,7 +209,7 @@ def main() -> None:
                 rows[name][t] = measure(artifact.model, test, ann, t, given.backend)
             finally:
                 given.output.parent.mkdir(exist_ok=True)
-                given.output.write_text(report(rows, steps, head))
+                given.output.write_text(report(rows, steps, head) + others)
             spent = time.perf_counter() - started
             print(
                 f"{name} T={t}: compiled {compiled:.0f} s, {spent:.0f} s, {rows[name][t]}",
