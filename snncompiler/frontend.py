@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnxscript import optimizer, version_converter
@@ -138,9 +139,24 @@ def _drop_initialiser_inputs(proto: onnx.ModelProto) -> None:
 
 
 def _fix_batch(proto: onnx.ModelProto) -> int | None:
-    """The batch size that the file hard-codes, if it does."""
+    """The batch size that the file hard-codes, if it does: as its input, or in a Resize.
+
+    Such a Resize would make other batches of the batch that it is given, and mix samples.
+    """
     dim = proto.graph.input[0].type.tensor_type.shape.dim[0]
-    return dim.dim_value if dim.HasField("dim_value") else None
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    constants = {t.name: t for t in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Constant":
+            constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    for node in proto.graph.node:
+        whole = not any(a.name == "axes" for a in node.attribute)
+        sizes = constants.get(node.input[3]) if len(node.input) > 3 else None
+        if node.op_type == "Resize" and whole and sizes is not None:
+            batch = int(onnx.numpy_helper.to_array(sizes).reshape(-1)[0])
+            return batch if batch > 0 else None
+    return None
 
 
 def _canonical(proto: onnx.ModelProto, batch: int) -> ir.Model:

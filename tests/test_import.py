@@ -339,3 +339,20 @@ def test_every_lrn_of_a_published_network_is_refused_at_once(name):
         import_network(model)
     assert [p.node for p in caught.value.problems] == WITH_LRN[name]
     assert str(caught.value).count("error:") == 1
+
+
+def test_a_resize_that_hard_codes_the_batch_mixes_no_samples():
+    net = Net(0, name="promises_any_batch")
+    low = net.relu(net.conv(net.input(3, 8, 8), 4))
+    high = net.relu(net.conv(low, 4, strides=2))
+    size = np.array([1, 4, 8, 8])
+    grown = net.op("Resize", high, "", "", size, mode="nearest")
+    model = net.model(net.conv(net.add(grown, low), 2, 1))
+    x = sample_input(model, 5)
+    name = model.graph.output[0].name
+    want = np.concatenate(
+        [session(model, []).run([name], {"x": x[i : i + 1]})[0] for i in range(5)]
+    )
+    network = import_network(model)
+    assert_equal(list(run(network.model, x).values()), [want])
+    assert_equal(network.outputs(x), [want])
