@@ -32,12 +32,13 @@ class Prediction:
     """Of one T ('inf': the ReLU1 bound), on calibration samples.
 
     accuracy: of the labels, if known. agreement: share of samples with the trained network's
-    top-1. output_error: squared error as a share of the variance of the trained network's first
-    output. capped: share of neurons at the cap of gamma spikes per step.
+    top-1, if its first output is a vector. output_error: squared error as a share of the variance
+    of the trained network's first output. capped: share of neurons at the cap of gamma spikes per
+    step.
     """
 
     accuracy: float | None
-    agreement: float
+    agreement: float | None
     output_error: float
     capped: float
 
@@ -87,7 +88,7 @@ def _one(model: ir.Model, x: Array, truth: Array, t: int, labels: Array | None) 
     output = np.concatenate(parts)
     return Prediction(
         None if labels is None else float((top1(output) == labels).mean()),
-        float((top1(output) == top1(truth)).mean()),
+        None if truth.ndim != 2 else float((top1(output) == top1(truth)).mean()),
         float(np.square(output - truth).mean() / max(float(truth.var()), 1e-30)),
         capped / max(neurons, 1),
     )

@@ -73,13 +73,13 @@ def prediction_table(compiled: Compiled) -> list[RenderableType]:
     """What perfect neurons would reach on calibration samples, if it was predicted."""
     if not compiled.predictions:
         return []
-    known = next(iter(compiled.predictions.values())).accuracy is not None
-    names = [">T", *([">accuracy"] if known else []), ">agrees with ANN", ">output error"]
+    first = next(iter(compiled.predictions.values()))
+    known = {">accuracy": first.accuracy, ">agrees with ANN": first.agreement}
+    names = [">T", *(name for name, value in known.items() if value is not None), ">output error"]
     table = _table(*names, ">at the cap", title="\npredicted on calibration samples")
     for t, p in compiled.predictions.items():
-        cells = [f"{100 * p.agreement:.2f} %", f"{p.output_error:.4f}", f"{100 * p.capped:.2f} %"]
-        if p.accuracy is not None:
-            cells.insert(0, f"{100 * p.accuracy:.2f} %")
+        cells = [f"{100 * v:.2f} %" for v in (p.accuracy, p.agreement) if v is not None]
+        cells += [f"{p.output_error:.4f}", f"{100 * p.capped:.2f} %"]
         table.add_row("no limit (ReLU1)" if t == "inf" else t, *cells)
     return [table]
 
