@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 
 import backends
 from backends import numpy_ops
-from runs import needs_lava
+from runs import lava_group, needs_lava
 from snncompiler import ops
 from snncompiler.ann import session
 from snncompiler.diagnostics import InputError
@@ -647,7 +647,11 @@ def test_membranes_hold_what_has_arrived_and_was_not_sent():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[needs_lava] if n == "lava" else []) for n in backends.BACKENDS]
+    "name",
+    [
+        pytest.param(n, marks=[needs_lava, lava_group] if n == "lava" else [])
+        for n in backends.BACKENDS
+    ],
 )
 def test_batches_change_nothing_and_report_progress(name, monkeypatch):
     proto = convolutional()

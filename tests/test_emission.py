@@ -15,12 +15,12 @@ import pytest
 import networks
 from backends.lava import interpreter
 from backends.lava.fit import fit
-from runs import compiled, fresh, needs_lava
+from runs import compiled, fresh, lava_group, needs_lava
 from snncompiler.cli import main
 from snncompiler.driver import Compiled
 from snncompiler.report import as_python
 
-pytestmark = pytest.mark.xdist_group("lava")  # see test_lava
+pytestmark = lava_group
 
 T = 8
 
