@@ -86,7 +86,7 @@ def lava_missing() -> str:
     return ""
 
 
-#: One after the other: tests count what processes and shared memory Lava leaves behind.
+#: One after the other: Lava runs a process per layer.
 lava_group = pytest.mark.xdist_group("lava")
 needs_lava = pytest.mark.skipif(bool(lava_missing()), reason=f"no Lava: {lava_missing()}")
 

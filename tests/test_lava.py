@@ -110,27 +110,29 @@ def test_a_flipped_kernel_is_noticed():
 # ---- faults ----------------------------------------------------------------------------------
 
 
+OURS = "abcde"
+
+
 def leftovers() -> tuple[set[str], int]:
-    """Shared memory of ours, and processes that run a bundle."""
+    """Shared memory and processes of the runs this test started, whatever runs beside it."""
     running = 0
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            running += b"snnc-lava-" in path.read_bytes() or b"snn-fault" in path.read_bytes()
+            running += f"SNN_SHARED_MEMORY=snn{OURS}".encode() in path.read_bytes()
         except OSError:
             continue
-    return {p.name for p in MEMORY.glob("snn*")}, running
+    return {p.name for p in MEMORY.glob(f"snn{OURS}*")}, running
 
 
 @pytest.fixture
-def nothing_left():
-    memory, running = leftovers()
+def nothing_left(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("backends.lava.guard.secrets.token_hex", lambda n: OURS)
     yield
     for _ in range(20):  # what was killed may take a moment to go
-        if leftovers()[0] <= memory and leftovers()[1] <= running:
+        if leftovers() == (set(), 0):
             break
         time.sleep(0.1)
-    assert leftovers()[0] <= memory
-    assert leftovers()[1] <= running
+    assert leftovers() == (set(), 0)
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
