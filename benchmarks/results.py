@@ -4,17 +4,18 @@
     python benchmarks/results.py --recipes binary,ltb --samples 200 --timesteps 4,8
 
 A recipe that depends on T is compiled for each T; `NAME@8` is one artifact, compiled for T = 8 and
-run for every T. The table is written again after every cell, so a long run can be watched and
-stopped.
+run for every T. What was measured is kept in a journal and the page written from all of it, so a
+long run can be watched, stopped and resumed, and some rows measured on fewer images.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -23,8 +24,8 @@ import onnx_ir as ir
 
 from passes.recipes import RECIPES
 from snncompiler.data import Samples
-from snncompiler.driver import Compiled, compile_model, import_network
-from snncompiler.evaluation import evaluate
+from snncompiler.driver import compile_model, import_network
+from snncompiler.evaluation import Evaluation, evaluate
 from snncompiler.metrics import top1
 from snncompiler.ops import NEURONS
 
@@ -55,10 +56,17 @@ PAPERS = {
 }
 
 
+#: The whole test set.
+IMAGES = 10_000
+#: Images on which spikes before the last step are counted.
+COUNTED = 500
+
+
 @dataclass(frozen=True)
 class Cell:
-    """What one recipe reached at one T; per sample where that applies."""
+    """What one recipe reached at one T on so many images; per image where that applies."""
 
+    images: int
     accuracy: float
     loss: float
     agreement: float
@@ -67,6 +75,15 @@ class Cell:
     operations: float
     energy: float
     steps: int
+
+    def in_percent(self) -> Cell:
+        """Shares in %, operations in millions."""
+        shares = {k: 100 * getattr(self, k) for k in ("accuracy", "loss", "agreement")}
+        return replace(self, **shares, operations=self.operations / 1e6)
+
+
+#: {(recipe, images): {T: cell}}
+Rows = dict[tuple[str, int], dict[int, Cell]]
 
 
 def load() -> ModuleType:
@@ -93,52 +110,77 @@ def depends_on_time(recipe: str) -> bool:
     return timed or options.get("thresholds.method") == "mmse"
 
 
-def measure(model: ir.Model, test: Samples, ann: np.ndarray, t: int, backend: str) -> Cell:
-    """Run a compiled network for T = t (its own latency if its layers take turns)."""
+def measure(
+    model: ir.Model, test: Samples, ann: np.ndarray, steps: list[int], backend: str
+) -> dict[int, Cell]:
+    """Run a compiled network for the longest T (its own latency if its layers take turns).
+
+    The readout serves the shorter ones; spikes until then are counted on the first images alone.
+    """
     turns = any(n.op_type == "WindowedIF" for n in model.graph)
-    result = evaluate(model, test, timesteps=None if turns else t, backend=backend)
-    output = result.trace.output
+    longest = max(steps)
+    result = evaluate(model, test, timesteps=None if turns else longest, backend=backend)
+    cells = {longest: cell(model, test, ann, result, result.trace.output)}
+    for t in steps[:-1]:
+        few = Samples(test.x[:COUNTED], None)
+        counted = evaluate(model, few, timesteps=t, backend=backend)
+        (readout,) = result.trace.readout.values()
+        cells[t] = cell(model, test, ann, counted, readout[result.trace.steps.index(t)])
+    return cells
+
+
+def cell(
+    model: ir.Model, test: Samples, ann: np.ndarray, counted: Evaluation, output: np.ndarray
+) -> Cell:
+    """How good the output is, and what the run that was counted cost."""
     assert test.y is not None
     own, theirs = (float((top1(o) == test.y).mean()) for o in (output, ann))
     neurons = sum(
         c.size
-        for name, c in result.trace.counts.items()
+        for name, c in counted.trace.counts.items()
         if any(n.name == name and n.op_type in NEURONS for n in model.graph)
     )
-    macs = result.ann_macs_per_sample
-    operations = result.synaptic_operations["total"]
+    operations = counted.synaptic_operations["total"]
     return Cell(
+        images=len(test.x),
         accuracy=own,
         loss=(theirs - own) / theirs,
         agreement=float((top1(output) == top1(ann)).mean()),
         error=float(np.square(output - ann).mean() / ann.var()),
-        spikes=result.spikes_per_sample / neurons,
+        spikes=counted.spikes_per_sample / neurons,
         operations=operations,
-        energy=ACCUMULATE * operations / (MULTIPLY * macs),
-        steps=result.timesteps,
+        energy=ACCUMULATE * operations / (MULTIPLY * counted.ann_macs_per_sample),
+        steps=counted.timesteps,
     )
 
 
-def table(title: str, rows: dict[str, dict[int, Cell]], steps: list[int], show: str) -> str:
+def read(journal: Path) -> Rows:
+    """What has been measured."""
+    rows: Rows = {}
+    for line in journal.read_text().splitlines() if journal.exists() else []:
+        found = json.loads(line)
+        row, t = (found.pop("recipe"), found["images"]), found.pop("T")
+        rows.setdefault(row, {})[t] = Cell(**found)
+    return rows
+
+
+def table(title: str, rows: Rows, steps: list[int], show: str) -> str:
     """One Markdown table; show: a format string for a Cell called c."""
     lines = [f"### {title}\n", "| recipe | " + " | ".join(f"T = {t}" for t in steps) + " |"]
     lines.append("|---|" + "---|" * len(steps))
-    for name, cells in rows.items():
+    order = list(RECIPES)
+    for recipe, images in sorted(rows, key=lambda row: (order.index(row[0].split("@")[0]), row)):
+        cells = rows[recipe, images]
+        name = f"`{recipe}`" + (f" ({images:,} images)" if images < IMAGES else "")
         texts = [show.format(c=cells[t]) if t in cells else "" for t in steps]
-        lines.append(f"| `{name}` | " + " | ".join(texts) + " |")
+        lines.append(f"| {name} | " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"
 
 
-def report(rows: dict[str, dict[int, Cell]], steps: list[int], head: str) -> str:
+def report(rows: Rows, head: str) -> str:
     """The whole page."""
-    percent = {
-        n: {
-            t: Cell(*(100 * v for v in (c.accuracy, c.loss, c.agreement)), c.error, c.spikes,
-                    c.operations / 1e6, c.energy, c.steps)
-            for t, c in cells.items()
-        }
-        for n, cells in rows.items()
-    }  # fmt: skip
+    steps = sorted({t for cells in rows.values() for t in cells})
+    percent = {name: {t: c.in_percent() for t, c in cells.items()} for name, cells in rows.items()}
     parts = [
         head,
         table("Accuracy in % (relative loss in %)", percent, steps,
@@ -174,47 +216,56 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=256, help="training images")
     parser.add_argument("--backend", default="event")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results.md")
+    parser.add_argument("--journal", type=Path, default=ROOT / "out" / "results.jsonl")
     given = parser.parse_args()
     model = SHARED / "models" / "cifar10_vgg.onnx"
-    fit, test = samples("train", given.calibration), samples("test", given.samples)
+    fit, test = samples("train", given.calibration), samples("test", IMAGES)
     (ann,) = import_network(model).outputs(test.x)
     accuracy = float((top1(ann) == test.y).mean())
-    steps = [int(t) for t in given.timesteps.split(",")]
-    deviation = 100 * (accuracy * (1 - accuracy) / len(test.x)) ** 0.5
-    head = (
-        "# Results\n\n"
-        f"Network: `cifar10_vgg.onnx` (8 spiking layers, 175,360 neurons, four max pools). "
-        f"{len(test.x):,} CIFAR-10 test images, on which the ANN has {100 * accuracy:.2f} %; one "
-        f"standard error of an accuracy is {deviation:.2f}"
-        f" points (less between rows, which share the images). Calibrated on {len(fit.x)} training "
-        "images. Written by `benchmarks/results.py`.\n\n"
-        "A recipe that depends on T is compiled for each T; `NAME@8` is one artifact compiled for "
-        "T = 8. For `separated`, T is the window. Energy: 0.9 pJ per synaptic operation against "
-        "4.6 pJ per MAC of the ANN, synapses only.\n"
-    )  # fmt: skip
-    page = given.output.read_text() if given.output.exists() else ""
-    others = "".join(page.partition("\n## ")[1:])  # what other benchmarks wrote
-    rows: dict[str, dict[int, Cell]] = {}
+    steps = sorted(int(t) for t in given.timesteps.split(","))
+    deviation = 100 * (accuracy * (1 - accuracy) / IMAGES) ** 0.5
+    head = f"""# Results
+
+Network: `{model.name}` (8 spiking layers, 175,360 neurons, four max pools). {IMAGES:,} CIFAR-10
+test images, on which the ANN has {100 * accuracy:.2f} %; a row that names a number was measured
+on the first ones alone. One standard error of an accuracy on all is {deviation:.2f} points (less
+between rows, which share the images). Calibrated on {len(fit.x)} training images. Written by
+`benchmarks/results.py`.
+
+A recipe that depends on T is compiled for each T; `NAME@8` is one artifact compiled for T = 8. For
+`separated`, T is the window. Spikes and operations at a T shorter than the longest that an artifact
+was run for are counted on {COUNTED} images. Energy: 0.9 pJ per synaptic operation against 4.6 pJ
+per MAC of the ANN, synapses only.
+"""
+    assert test.y is not None
+    test, ann = Samples(test.x[: given.samples], test.y[: given.samples]), ann[: given.samples]
+    rows = read(given.journal)
+    given.journal.parent.mkdir(exist_ok=True)
+    given.output.parent.mkdir(exist_ok=True)
     for name in given.recipes.split(","):
         recipe, _, frozen = name.partition("@")
-        rows[name] = {}
-        artifact: Compiled | None = None
-        for t in steps:
+        row = rows.setdefault((name, len(test.x)), {})
+        lone = depends_on_time(recipe) and not frozen
+        for wanted in [[t] for t in steps] if lone else [steps]:
+            if set(wanted) <= set(row):
+                continue
             started = time.perf_counter()
-            if artifact is None or (depends_on_time(recipe) and not frozen):
-                target = int(frozen or (t if depends_on_time(recipe) else max(steps)))
-                artifact = compile_model(model, fit.x, recipe=recipe, timesteps=target)
-            compiled = time.perf_counter() - started
-            try:
-                rows[name][t] = measure(artifact.model, test, ann, t, given.backend)
-            finally:
-                given.output.parent.mkdir(exist_ok=True)
-                given.output.write_text(report(rows, steps, head) + others)
-            spent = time.perf_counter() - started
-            print(
-                f"{name} T={t}: compiled {compiled:.0f} s, {spent:.0f} s, {rows[name][t]}",
-                flush=True,
+            artifact = compile_model(
+                model, fit.x, recipe=recipe, timesteps=int(frozen or max(wanted))
             )
+            compiled = time.perf_counter() - started
+            found = measure(artifact.model, test, ann, wanted, given.backend)
+            row |= found
+            with given.journal.open("a") as journal:
+                for t, c in found.items():
+                    print(json.dumps({"recipe": name, "T": t, **asdict(c)}), file=journal)
+            page = given.output.read_text() if given.output.exists() else ""
+            others = "".join(page.partition("\n## ")[1:])  # what other benchmarks wrote
+            given.output.write_text(report(rows, head) + others)
+            spent = time.perf_counter() - started
+            print(f"{name} T={wanted}: compiled {compiled:.0f} s, {spent:.0f} s", flush=True)
+            for t, c in found.items():
+                print(f"    {t}: {c}", flush=True)
 
 
 if __name__ == "__main__":
