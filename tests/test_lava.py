@@ -178,9 +178,14 @@ def test_an_interrupt_ends_everything(monkeypatch, nothing_left):
     broken(monkeypatch, "import time; time.sleep(999)")
     network = compiled(networks.mlp(), 0, timesteps=4)
     timer = threading.Timer(4, os.kill, [os.getpid(), signal.SIGINT])
+    # What a shell starts in the background ignores interrupts, and so would these tests.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        program(network, False).run(fresh(networks.mlp(), 0), 4)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            program(network, False).run(fresh(networks.mlp(), 0), 4)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 SLEEPS = "import os, sys, time; [os.fork() for _ in range(2)]; time.sleep(99)  # snn-fault"
