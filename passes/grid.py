@@ -46,6 +46,9 @@ from snncompiler.ops import WITH_POTENTIAL
 
 #: Every integer up to 2^24 is a float32.
 MANTISSA = 24
+#: Fractional bits of initial potentials, in thresholds: no more than weights have, which would
+#: otherwise need more of them to be integers in the same unit.
+_POTENTIAL = 10
 #: Whether currents are rounded between synapses everywhere; the bits that bounds may fill. Rounding
 #: coarse weights can move a bound past a power of two; then one bit less is given away.
 _ATTEMPTS = ((False, MANTISSA), (True, MANTISSA), (False, MANTISSA - 1), (True, MANTISSA - 1))
@@ -201,6 +204,6 @@ def _product_bits(node: ir.Node, bits: Array, bounds: Bounds) -> Array:
 def _round_potentials(model: ir.Model) -> None:
     for node in model.graph:
         if node.op_type in WITH_POTENTIAL:
-            v = _to_grid(weights(node.inputs[2]).astype(np.float64), np.array(MANTISSA - 4))
+            v = _to_grid(weights(node.inputs[2]).astype(np.float64), np.array(_POTENTIAL))
             name = f"{node.name}_v_init_grid"
             node.replace_input_with(2, add_constant(model.graph, name, v))

@@ -11,8 +11,10 @@ taps meet neighbouring inputs (k - q constant, as along a row of an image) the r
 events are f + (k - q) C. So a window is a few runs (first q, last q, shift), the same for every
 sample and step, and its current is the sum of the rows f + shift of the events in its runs.
 
-Work. For each block of outputs, each sample, each position and each step: collect the rows, add
-them with the block kept in vector registers, then integrate, compare, reset. Nothing is spent on
+Work. For each block of outputs, each sample, each position and each step: collect the numbers of
+the rows in one list (short copies and one long loop mislead the branch predictor less than many
+short loops), add the rows with the block kept in vector registers, then integrate, compare, reset.
+Nothing is spent on
 inputs that are silent, and weights stay in the cache for all steps and samples of a task.
 
 Arithmetic. On a grid (see `passes/grid.py`) weights are integers times 2^-k, k per output channel.
@@ -26,7 +28,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from backends.event.vectors import add_rows, fire_block
+from backends.event.vectors import add_rows, collect, fire_block
 
 # Without NRT, Numba counts no references (more work than a quiet window), but may not allocate.
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
@@ -34,32 +36,24 @@ _part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinlin
 
 
 @_part
-def _gather(wide, at, narrow, segments, synapse, lists, b, t, p, lanes):
+def _gather(wide, at, narrow, rows, factors, synapse, lists, b, t, p, lanes):
     """Add to wide[at:] the rows of all events in the window of output p."""
     w, pointers, runs, limit = synapse
     codes, counts, starts, plain = lists
-    scaled = not plain[b, t]
-    n = 0
-    room = limit
+    n = np.int64(0)
     for r in range(pointers[p], pointers[p + 1]):
         begin = np.int64(starts[b, t, runs[r, 0]])
         end = np.int64(starts[b, t, runs[r, 1]])
-        while limit and end - begin > room:
-            segments[n] = begin
-            segments[n + 1] = begin + room
-            segments[n + 2] = runs[r, 2]
-            add_rows(wide, at, narrow, w, codes, counts, segments, n // 3 + 1, scaled, lanes)
-            begin += room
-            n = 0
-            room = limit
-        if begin < end:
-            segments[n] = begin
-            segments[n + 1] = end
-            segments[n + 2] = runs[r, 2]
-            room -= end - begin
-            n += 3
-    if n:
-        add_rows(wide, at, narrow, w, codes, counts, segments, n // 3, scaled, lanes)
+        collect(rows, n, codes, begin, end, runs[r, 2])
+        if not plain[b, t]:
+            collect(factors, n, counts, begin, end, 0)
+        n += end - begin
+    done = np.int64(0)
+    while limit and n - done > limit:
+        add_rows(wide, at, narrow, w, rows, factors, done, done + limit, not plain[b, t], lanes)
+        done += limit
+    if done < n:
+        add_rows(wide, at, narrow, w, rows, factors, done, n, not plain[b, t], lanes)
 
 
 @_part
@@ -71,6 +65,16 @@ def _pass_on(wide, at, tap, x, b, t, p, c0, width):
         k = taps[r, 1]
         for j in range(width):
             wide[at + j] += w[k, c0 + j] * x[b, t, q, c0 + j]
+
+
+@_part
+def _copy(target, to, source, at, width):
+    """target[to + j] = source[at + j], j < width, of the elements in their order."""
+    if width % 16 == 0:  # else the last copy would go beyond
+        collect(target, to, source, at, at + width, 0)
+    else:
+        for j in range(width):
+            target.flat[to + j] = source.flat[at + j]
 
 
 @_kernel
@@ -102,7 +106,7 @@ def fire_on_grid(
     first, last, start, end = span
     c0, width = block
     gamma, gamma_neg = limits
-    u, narrow, segments, constant, count, bits, spikes = scratch
+    u, narrow, rows, factors, constant, count, bits, spikes = scratch
     length = 16 * len(lanes)
     steps, positions, channels = out.shape[1:]
     chunk = u.size // length
@@ -113,12 +117,12 @@ def fire_on_grid(
             upto = min(begin + chunk, end)
             for p in range(begin, upto):
                 here = (p - begin) * length
+                at = (b * positions + p) * channels + c0
                 b_, p_ = min(b, bias.shape[0] - 1), min(p, bias.shape[1] - 1)
-                for j in range(width):
-                    u[here + j] = v[b, p, c0 + j]
-                    constant[here + j] = bias[b_, p_, c0 + j]
-                    if gamma_neg:
-                        count[here + j] = sent[b, p, c0 + j]
+                _copy(u, here, v, at, width)
+                _copy(constant, here, bias, (b_ * bias.shape[1] + p_) * channels + c0, width)
+                if gamma_neg:
+                    _copy(count, here, sent, at, width)
             for t in range(steps):
                 for p in range(begin, upto):
                     here = (p - begin) * length
@@ -128,7 +132,7 @@ def fire_on_grid(
                             flat[at + j] = 0
                         continue
                     if synapse[1].size:
-                        _gather(u, here, narrow, segments, synapse, lists, b, t, p, lanes)
+                        _gather(u, here, narrow, rows, factors, synapse, lists, b, t, p, lanes)
                     if tap[1].size:
                         _pass_on(u, here, tap, x, b, t, p, c0, width)
                     two = gamma_neg > 0
@@ -144,10 +148,10 @@ def fire_on_grid(
                             flat[at + j] = spikes[j]
             for p in range(begin, upto):
                 here = (p - begin) * length
-                for j in range(width):
-                    v[b, p, c0 + j] = u[here + j]
-                    if gamma_neg:
-                        sent[b, p, c0 + j] = count[here + j]
+                at = (b * positions + p) * channels + c0
+                _copy(v, at, u, here, width)
+                if gamma_neg:
+                    _copy(sent, at, count, here, width)
 
 
 @_kernel
@@ -178,7 +182,7 @@ def fire(
     first, last, start, end = span
     c0, width = block
     theta, gamma, gamma_neg, alpha = neuron
-    wide, narrow, segments, current = scratch
+    wide, narrow, rows, factors, current = scratch
     steps = out.shape[1]
     for b in range(first, last):
         fixed = min(b, constant.shape[0] - 1)
@@ -191,7 +195,7 @@ def fire(
                 for j in range(16 * len(lanes)):
                     wide[j] = 0
                 if synapse[1].size:
-                    _gather(wide, 0, narrow, segments, synapse, lists, b, t, p, lanes)
+                    _gather(wide, 0, narrow, rows, factors, synapse, lists, b, t, p, lanes)
                 if tap[1].size:
                     _pass_on(wide, 0, tap, x, b, t, p, c0, width)
                 for j in range(width):
@@ -225,14 +229,14 @@ def sum_currents(out, span, block, synapse, lists, tap, x, unit, scratch, lanes)
     """out[b, t, p, c] += (rows + taps) unit, in the type of `out`: no neuron."""
     first, last, start, end = span
     c0, width = block
-    wide, narrow, segments, _ = scratch
+    wide, narrow, rows, factors, _ = scratch
     for b in range(first, last):
         for p in range(start, end):
             for t in range(out.shape[1]):
                 for j in range(16 * len(lanes)):
                     wide[j] = 0
                 if synapse[1].size:
-                    _gather(wide, 0, narrow, segments, synapse, lists, b, t, p, lanes)
+                    _gather(wide, 0, narrow, rows, factors, synapse, lists, b, t, p, lanes)
                 if tap[1].size:
                     _pass_on(wide, 0, tap, x, b, t, p, c0, width)
                 for j in range(width):

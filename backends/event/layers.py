@@ -45,14 +45,13 @@ class Taps(NamedTuple):
 class Rows(NamedTuple):
     """A full connection, for the kernels, cut into blocks.
 
-    limit: rows that the type `narrow` can add, 0: no need of it. longest: most runs of a window.
+    limit: rows that the type `narrow` can add, 0: no need of it.
     """
 
     blocks: list[Block]
     pointers: Array
     runs: Array
     limit: int
-    longest: int
     narrow: np.dtype[np.generic]
 
 
@@ -151,8 +150,7 @@ def summed(
             limit, narrow = (room, np.dtype(np.int16)) if room >= _FEW else (limit, narrow)
         pointers, runs = full.windows.runs(full.w.shape[1])
         cut = blocks(w, full.groups)
-        longest = int(np.diff(pointers).max(initial=0))
-        rows = Rows(cut, pointers, runs, limit, longest, narrow)
+        rows = Rows(cut, pointers, runs, limit, narrow)
     if single is not None:
         w = numbers(single).reshape(-1, channels).astype(np.int32 if whole else np.float64)
         taps = Taps(

@@ -56,7 +56,8 @@ class Neurons:
             return None
         n, current = self.neuron, self._constant(now, out)
         bound = self.sums[0].total.bound * np.exp2(-self.sums[0].total.k) if self.sums else 0.0
-        largest = now.timesteps * (np.abs(current).max((0, 1)) + bound)
+        peak = np.maximum(current.max((0, 1)), -current.min((0, 1)))
+        largest = now.timesteps * (peak + bound)
         largest = largest + np.abs(n.v_init).max(0) + n.theta
         if not np.isfinite(largest).all():
             return None
@@ -67,11 +68,13 @@ class Neurons:
             k = self.sums[0].total.k
         else:
             return None
-        whole = np.ldexp(current, k)
-        exact = all((a == np.rint(a)).all() for a in (whole, np.ldexp(n.v_init, k)))
-        if (k > room).any() or not exact or (np.ldexp(n.theta, k) < 1).any():
+        if (k > room).any() or (np.ldexp(n.theta, k) < 1).any():
             return None
-        return k, whole.astype(np.int32)
+        scaled = [a * np.exp2(k) for a in (current, n.v_init)]
+        whole = [a.astype(np.int32) for a in scaled]
+        if not all((a == b).all() for a, b in zip(whole, scaled, strict=True)):
+            return None
+        return k, whole[0]
 
     def _on_grid(self, now: Stretch, out: Array, frozen: int, k: Array, current: Array) -> None:
         n, synapses = self.neuron, self._synapses(out)
@@ -121,7 +124,7 @@ class Neurons:
         """What flows at every step alike, [B or 1, P, C]."""
         total = self.bias[None]
         for value in self.current.static:
-            total = total + channels_last(now.static[value])
+            total = channels_last(now.static[value]) + total
         return np.ascontiguousarray(total)
 
     def _is_simple(self) -> bool:

@@ -16,6 +16,8 @@ from snncompiler.graph import Array
 Each = Callable[[Iterable[Callable[[], object]], float], None]
 #: Nanoseconds to look at one count.
 _LOOK = 0.2
+#: Elements behind the end of a list that kernels may read, or write.
+PAST = 16
 
 
 class Lists(NamedTuple):
@@ -55,11 +57,6 @@ class Spikes:
         """Events per neuron and step."""
         return sum(len(part.codes) for part in self.lists(groups, each)) / max(1, self.x.size)
 
-    def _words(self, first: int, last: int) -> Array:
-        """The counts eight at a time, if bytes and channels allow it."""
-        aligned = self.x.itemsize == 1 and not any(n % 8 for n in (first, last, self.x.shape[3]))
-        return self.x.view(np.uint64) if aligned else np.zeros((0, 0, 0, 0), np.uint64)
-
     def _count(self, first: int, last: int, each: Each) -> tuple[Array, Array]:
         """Events per position, summed up, and whether they are plain; totals on the way."""
         x = self.x
@@ -69,10 +66,10 @@ class Spikes:
         spans = stretches(samples, steps, 4)
         size = positions * width if self._totals is None else 0
         sums = [np.zeros(size, np.int32) for _ in spans]
-        words, flat = self._words(first, last), x.reshape(-1)
+        flat = x.reshape(-1)
 
         def work(i: int) -> None:
-            trains.count_events(x, flat, words, (first, last), spans[i], starts, plain, sums[i])
+            trains.count_events(x, flat, (first, last), spans[i], starts, plain, sums[i])
 
         each((partial(work, i) for i in range(len(spans))), _LOOK * x.size)
         if self._totals is None:
@@ -89,11 +86,12 @@ class Spikes:
         if ends[-1, -1] >= 2**31:
             raise MemoryError("too many events in one stretch; lower --memory")
         starts += (ends - sizes)[..., None].astype(np.int32)
-        codes, counts = np.empty(ends[-1, -1], np.int32), np.empty(ends[-1, -1], x.dtype)
-        spans, words = stretches(len(starts), starts.shape[1], 4), self._words(first, last)
+        size = ends[-1, -1]
+        codes, counts = (np.empty(size + PAST, kind)[:size] for kind in (np.int32, x.dtype))
+        spans = stretches(len(starts), starts.shape[1], 4)
 
         def work(i: int) -> None:
-            trains.list_events(x, words, (first, last), spans[i], starts, plain, codes, counts)
+            trains.list_events(x, (first, last), spans[i], starts, plain, codes, counts)
 
         each((partial(work, i) for i in range(len(spans))), _LOOK * x.size)
         return Lists(codes, counts, starts, plain)

@@ -10,7 +10,7 @@ import numpy as np
 from backends.event import geometry, trains
 from backends.event.layers import Sum
 from backends.event.plan import Moved, Unit
-from backends.event.spikes import Lists, Spikes
+from backends.event.spikes import PAST, Lists, Spikes
 from backends.event.stretch import Stretch, run_all
 from backends.event.synapses import LANES, Block
 from snncompiler.graph import Array, attribute, shape, weights
@@ -57,12 +57,12 @@ class Synapses:
         """kernel(*head, span, block, synapse, lists, taps, x, *rest, scratch, lanes), all over.
 
         scratch: what the kernel takes for a block of so many lanes beyond the type of sums
-        and the segments.
+        and the collected rows.
         """
         t, rows = self.total, self.total.rows
         lists = now.lists(t.full.source, t.full.groups) if t.full else [_NO_LISTS]
         x = now.spikes[t.single.source].x if t.single else _NO_SPIKES
-        narrow, longest = (rows.narrow, rows.longest) if rows else (t.wide, 0)
+        narrow = rows.narrow if rows else t.wide
 
         def work(block: Block, span: tuple[int, int, int, int]) -> None:
             synapse = (
@@ -71,16 +71,22 @@ class Synapses:
                 else (block.rows, _NONE, _NO_RUNS, 1)
             )
             size = block.rows.shape[1]
-            own = (np.zeros(0, narrow), np.empty(3 * longest, np.int64))
             first, *others = scratch(size)
             place = (block.first, block.width)
-            events, lanes = tuple(lists[block.group]), (0,) * (size // 16)
+            events = lists[block.group]
+            most = len(block.rows) + PAST
+            own = (
+                np.zeros(0, narrow),
+                np.empty(most, np.int32),
+                np.empty(most, events.counts.dtype),
+            )
+            lanes = (0,) * (size // 16)
             kernel(
                 *head,
                 span,
                 place,
                 synapse,
-                events,
+                tuple(events),
                 tuple(t.taps),
                 x,
                 *rest,
@@ -110,7 +116,7 @@ class Synapses:
 
 def _blank(channels: int, wide: np.dtype[Any]) -> list[Block]:
     """Blocks without any weights."""
-    most = LANES[0]
+    most = next((n for n in reversed(LANES) if n >= channels), LANES[0])
     starts = range(0, channels, most)
     return [Block(0, c, min(most, channels - c), np.zeros((0, most), wide)) for c in starts]
 

@@ -8,23 +8,39 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from backends.event.vectors import add_up, lowest_bit, ones, pool_windows
+from backends.event.vectors import add_up, bits_of, lowest_bit, ones, pool_windows
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
 
-_LOW = np.uint64(0x7F7F7F7F7F7F7F7F)
-_HIGH = np.uint64(0x8080808080808080)
-_MORE = np.uint64(0xFEFEFEFEFEFEFEFE)
-_COLLECT = np.uint64(0x0102040810204080)  # the lowest bits of eight bytes, into one byte
+_part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)
+
+
+@_part
+def _bits(x, at, left, beyond):
+    """Bits of the counts from x[at] on (see `bits_of`), and how many: up to 64 of `left`."""
+    if left >= 64:
+        return bits_of(x, at, beyond, (0, 0, 0, 0, 0, 0, 0, 0)), 64
+    bits, n = np.uint64(0), 0
+    if left & 32:
+        bits, n = bits_of(x, at, beyond, (0, 0, 0, 0)), 32
+    if left & 16:
+        bits |= bits_of(x, at + n, beyond, (0, 0)) << np.uint64(n)
+        n += 16
+    if left & 8:
+        bits |= bits_of(x, at + n, beyond, (0,)) << np.uint64(n)
+        n += 8
+    for i in range(n, left):
+        one = np.uint64(x.flat[at + i] < 0 or x.flat[at + i] > np.int64(beyond))
+        bits |= one << np.uint64(i)
+    return bits, left
 
 
 @_kernel
-def count_events(x, flat, words, channels, span, starts, plain, totals):
+def count_events(x, flat, channels, span, starts, plain, totals):
     """Count the events of channels first..last, summed up into starts[b, t, 1:]; from 0 on.
 
-    words: x, eight counts of one byte in each, or empty. span: samples and steps, (first, last)
-    each. plain[b, t]: whether every event is one positive spike. totals [P C] grows by |x|, unless
-    it is empty. flat: x without its axes.
+    span: samples and steps, (first, last) each. plain[b, t]: whether every event is one positive
+    spike. totals [P C] grows by |x|, unless it is empty. flat: x without its axes.
     """
     first, last = channels
     for b in range(span[0], span[1]):
@@ -33,15 +49,13 @@ def count_events(x, flat, words, channels, span, starts, plain, totals):
             more = np.uint64(0)
             starts[b, t, 0] = 0
             for q in range(x.shape[2]):
-                if words.size:
-                    for g in range(first // 8, last // 8):
-                        word = words[b, t, q, g]
-                        n += ones((((word & _LOW) + _LOW) | word) & _HIGH)
-                        more |= word & _MORE
-                else:
-                    for c in range(first, last):
-                        n += np.uint64(x[b, t, q, c] != 0)
-                        more |= np.uint64(x[b, t, q, c] & ~1)
+                at = ((b * x.shape[1] + t) * x.shape[2] + q) * x.shape[3]
+                c = first
+                while c < last:
+                    bits, used = _bits(x, at + c, last - c, False)
+                    n += ones(bits)
+                    more |= _bits(x, at + c, last - c, True)[0]
+                    c += used
                 starts[b, t, q + 1] = n
             plain[b, t] = more == 0
             if totals.size:
@@ -53,7 +67,7 @@ def count_events(x, flat, words, channels, span, starts, plain, totals):
 
 
 @_kernel
-def list_events(x, words, channels, span, starts, plain, codes, counts):
+def list_events(x, channels, span, starts, plain, codes, counts):
     """Write the codes of all events, and their counts unless they are plain, to their starts."""
     first, last = channels
     for b in range(span[0], span[1]):
@@ -62,24 +76,16 @@ def list_events(x, words, channels, span, starts, plain, codes, counts):
                 i = starts[b, t, q]
                 if i == starts[b, t, q + 1]:
                     continue
-                if words.size:
-                    for g in range(first // 8, last // 8, 8):
-                        mask = np.uint64(0)  # a bit for each of 64 channels
-                        for h in range(g, min(g + 8, last // 8)):
-                            word = words[b, t, q, h]
-                            word = (((word & _LOW) + _LOW) | word) & _HIGH
-                            bits = ((word >> np.uint64(7)) * _COLLECT) >> np.uint64(56)
-                            mask |= bits << np.uint64(8 * (h - g))
-                        code = q * (last - first) + 8 * g - first
-                        while mask:
-                            codes[i] = code + np.int64(lowest_bit(mask))
-                            mask &= mask - np.uint64(1)
-                            i += 1
-                else:
-                    for c in range(first, last):
-                        if x[b, t, q, c] != 0:
-                            codes[i] = q * (last - first) + c - first
-                            i += 1
+                at = ((b * x.shape[1] + t) * x.shape[2] + q) * x.shape[3]
+                c = first
+                while c < last:
+                    bits, used = _bits(x, at + c, last - c, False)
+                    code = q * (last - first) + c - first
+                    while bits:
+                        codes[i] = code + np.int64(lowest_bit(bits))
+                        bits &= bits - np.uint64(1)
+                        i += 1
+                    c += used
             if not plain[b, t]:
                 for q in range(x.shape[2]):
                     for i in range(starts[b, t, q], starts[b, t, q + 1]):

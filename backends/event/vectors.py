@@ -18,20 +18,46 @@ _BITS = 512  # of a vector: what LLVM splits if registers are narrower
 
 
 @intrinsic
-def add_rows(_context, total, at, narrow, w, codes, counts, segments, last, scaled, lanes):
-    """total[at + j] += sum of the rows w[codes[i] + shift] over segments (begin, end, shift).
+def collect(_context, target, n, source, begin, end, shift):
+    """target[n + i] = source[begin + i] + shift, i < end - begin; 16 at a time, at least once.
 
-    i: begin .. end. scaled: times counts[i]. The sums of the block, len(lanes) x 16 numbers of
-    the type of `narrow`, stay in vector registers. segments: three int64 each, up to `last`.
+    Up to 16 numbers more are read and written: both have to be that much longer.
     """
-    length = 16 * len(lanes)
-    signature = types.void(
-        total, types.int64, narrow, w, codes, counts, segments, last, scaled, lanes
-    )
+    index = types.int64
+    signature = types.void(target, index, source, index, index, shift)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        target, small, table, index, factor, limits = (
-            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 3, 4, 5, 6)
+        to, since = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
+        kind = to.type.pointee
+        more = _spread(b, _resized(b, args[5], kind), 16)
+
+        def copy(i: Any) -> None:
+            x = b.load(_from(b, since, b.add(args[3], i), kind), align=1)
+            b.store(b.add(x, more), _from(b, to, b.add(args[1], i), kind), align=1)
+
+        copy(_const(0))
+        length = b.sub(args[4], args[3])
+        with cgutils.for_range_slice(b, _const(16), length, _const(16), _INDEX) as (i, _):
+            copy(i)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def add_rows(_context, total, at, narrow, w, rows, factors, first, last, scaled, lanes):
+    """total[at + j] += sum of w[rows[i]][j] over first <= i < last; scaled: times factors[i].
+
+    The sums of the block, len(lanes) x 16 numbers of the type of `narrow`, stay in vector
+    registers.
+    """
+    length = 16 * len(lanes)
+    index = types.int64
+    signature = types.void(total, index, narrow, w, rows, factors, index, index, scaled, lanes)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        target, small, table, numbers, times = (
+            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 3, 4, 5)
         )
         target = b.gep(target, [args[1]])
         kind, stored = small.type.pointee, table.type.pointee
@@ -44,31 +70,23 @@ def add_rows(_context, total, at, narrow, w, codes, counts, segments, last, scal
             at, n = piece
             return b.bitcast(b.gep(pointer, [_const(at)]), ir.VectorType(ty, n).as_pointer())
 
-        def add(i: Any, base: Any, scale: Any) -> None:
-            code = b.sext(b.load(b.gep(index, [i])), _INDEX)
-            row = b.gep(base, [b.mul(code, _const(length))])
-            for piece, register in zip(pieces, registers, strict=True):
-                x = b.load(place(row, piece, stored), align=1)
-                if stored != kind:
-                    x = b.sext(x, ir.VectorType(kind, piece[1]))
-                if scale is not None:
-                    x = (b.fmul if real else b.mul)(x, _spread(b, scale, piece[1]))
-                total = b.load(register)
-                b.store((b.fadd if real else b.add)(total, x), register)
-
-        def scale_of(i: Any) -> Any:
-            number = b.load(b.gep(factor, [i]))
+        def factor(i: Any) -> Any:
+            number = b.load(b.gep(times, [i]))
             return b.sitofp(number, kind) if real else _resized(b, number, kind)
 
         def add_all(scales: bool) -> None:
-            with cgutils.for_range(b, args[7], intp=_INDEX) as outer:
-                at = b.mul(outer.index, _const(3))
-                begin, end, shift = (
-                    b.load(b.gep(limits, [b.add(at, _const(n))])) for n in range(3)
-                )
-                base = b.gep(table, [b.mul(shift, _const(length))])
-                with cgutils.for_range(b, end, start=begin, intp=_INDEX) as loop:
-                    add(loop.index, base, scale_of(loop.index) if scales else None)
+            with cgutils.for_range(b, args[7], start=args[6], intp=_INDEX) as loop:
+                row = b.sext(b.load(b.gep(numbers, [loop.index])), _INDEX)
+                row = b.gep(table, [b.mul(row, _const(length))])
+                scale = factor(loop.index) if scales else None
+                for piece, register in zip(pieces, registers, strict=True):
+                    x = b.load(place(row, piece, stored), align=1)
+                    if stored != kind:
+                        x = b.sext(x, ir.VectorType(kind, piece[1]))
+                    if scale is not None:
+                        x = (b.fmul if real else b.mul)(x, _spread(b, scale, piece[1]))
+                    total = b.load(register)
+                    b.store((b.fadd if real else b.add)(total, x), register)
 
         for piece, register in zip(pieces, registers, strict=True):
             b.store(ir.Constant(ir.VectorType(kind, piece[1]), None), register)
@@ -198,6 +216,26 @@ def pool_windows(_context, out, at, totals, base, top, here, taps, begin, end, c
             rise = rise if small == kind else _resized_vector(b, rise, small)
             b.store(rise, _from(b, result, b.add(args[1], j), small), align=1)
         return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def bits_of(_context, x, at, beyond, eighths):
+    """A bit for each of 8 len(eighths) counts from x[at] on: is it not 0, or `beyond` 0 and 1?"""
+    signature = types.uint64(x, types.int64, beyond, eighths)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        source = context.make_array(sig.args[0])(context, b, args[0]).data
+        kind, n = source.type.pointee, 8 * len(eighths)
+        vector = ir.VectorType(kind, n)
+        place = b.bitcast(b.gep(source, [args[1]]), vector.as_pointer())
+        counts = b.load(place, align=1)
+        limit = b.zext(b.trunc(args[2], ir.IntType(1)), kind)
+        found = b.icmp_unsigned(">", counts, _spread(b, limit, n))
+        return (
+            b.zext(b.bitcast(found, ir.IntType(n)), _INDEX) if n < 64 else b.bitcast(found, _INDEX)
+        )
 
     return signature, codegen
 
