@@ -16,6 +16,8 @@ from snncompiler.graph import Array
 Each = Callable[[Iterable[Callable[[], object]], float], None]
 #: Nanoseconds to look at one count.
 _LOOK = 0.2
+#: Share of events below which they are quicker to add up than all counts.
+_SPARSE = 0.06
 #: Elements behind the end of a list that kernels may read, or write.
 PAST = 16
 
@@ -34,15 +36,26 @@ class Spikes:
 
     def __init__(self, x: Array) -> None:
         self.x = x
-        self._counted: dict[tuple[int, int], tuple[Array, Array]] = {}
         self._lists: dict[int, list[Lists]] = {}
         self._totals: Array | None = None
 
     def totals(self, each: Each) -> Array:
         """|count| of every neuron, [P, C], summed over samples and steps."""
         if self._totals is None:
-            self._count(0, self.x.shape[3], each)
-        assert self._totals is not None
+            samples, steps, positions, width = self.x.shape
+            cuts = np.linspace(0, samples * steps, min(4, samples * steps) + 1).astype(int)
+            sums = [np.zeros(positions * width, np.int32) for _ in cuts[1:]]
+            listed, flat = self._lists.get(1), self.x.reshape(-1)
+
+            def work(i: int) -> None:
+                span = (int(cuts[i]), int(cuts[i + 1]))
+                if listed is not None and len(listed[0].codes) < _SPARSE * self.x.size:
+                    trains.add_events(*listed[0], span, sums[i])
+                else:
+                    trains.add_counts(flat, span, sums[i])
+
+            each((partial(work, i) for i in range(len(sums))), _LOOK * self.x.size)
+            self._totals = np.sum(sums, 0, dtype=np.int64).reshape(positions, width)
         return self._totals
 
     def lists(self, groups: int, each: Each) -> list[Lists]:
@@ -58,29 +71,22 @@ class Spikes:
         return sum(len(part.codes) for part in self.lists(groups, each)) / max(1, self.x.size)
 
     def _count(self, first: int, last: int, each: Each) -> tuple[Array, Array]:
-        """Events per position, summed up, and whether they are plain; totals on the way."""
+        """Events per position, summed up, and whether they are plain."""
         x = self.x
-        samples, steps, positions, width = x.shape
+        samples, steps, positions, _ = x.shape
         starts = np.empty((samples, steps, positions + 1), np.int32)
         plain = np.empty((samples, steps), np.bool_)
         spans = stretches(samples, steps, 4)
-        size = positions * width if self._totals is None else 0
-        sums = [np.zeros(size, np.int32) for _ in spans]
-        flat = x.reshape(-1)
 
         def work(i: int) -> None:
-            trains.count_events(x, flat, (first, last), spans[i], starts, plain, sums[i])
+            trains.count_events(x, (first, last), spans[i], starts, plain)
 
         each((partial(work, i) for i in range(len(spans))), _LOOK * x.size)
-        if self._totals is None:
-            self._totals = np.sum(sums, 0, dtype=np.int64).reshape(positions, width)
-        self._counted[first, last] = starts, plain
         return starts, plain
 
     def _list(self, first: int, last: int, each: Each) -> Lists:
         x = self.x
-        found = self._counted.pop((first, last), None)
-        starts, plain = found if found is not None else self._count(first, last, each)
+        starts, plain = self._count(first, last, each)
         sizes = starts[..., -1].astype(np.int64)
         ends = np.cumsum(sizes).reshape(sizes.shape)
         if ends[-1, -1] >= 2**31:

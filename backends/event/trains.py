@@ -36,11 +36,11 @@ def _bits(x, at, left, beyond):
 
 
 @_kernel
-def count_events(x, flat, channels, span, starts, plain, totals):
+def count_events(x, channels, span, starts, plain):
     """Count the events of channels first..last, summed up into starts[b, t, 1:]; from 0 on.
 
     span: samples and steps, (first, last) each. plain[b, t]: whether every event is one positive
-    spike. totals [P C] grows by |x|, unless it is empty. flat: x without its axes.
+    spike.
     """
     first, last = channels
     for b in range(span[0], span[1]):
@@ -58,12 +58,27 @@ def count_events(x, flat, channels, span, starts, plain, totals):
                     c += used
                 starts[b, t, q + 1] = n
             plain[b, t] = more == 0
-            if totals.size:
-                at = (b * x.shape[1] + t) * totals.size
-                whole = totals.size // 16 * 16
-                add_up(totals, 0, flat, at, whole, True)
-                for f in range(whole, totals.size):
-                    totals[f] += abs(np.int32(flat[at + f]))
+
+
+@_kernel
+def add_counts(x, span, totals):
+    """totals[f] += |x[b, t, f]|; x without its axes, span: steps of all samples, (first, last)."""
+    size = totals.size
+    whole = size // 16 * 16
+    for i in range(span[0], span[1]):
+        add_up(totals, 0, x, i * size, whole, True)
+        for f in range(whole, size):
+            totals[f] += abs(np.int32(x[i * size + f]))
+
+
+@_kernel
+def add_events(codes, counts, starts, plain, span, totals):
+    """The same from the events of all channels."""
+    steps = plain.shape[1]
+    for i in range(span[0], span[1]):
+        b, t = i // steps, i % steps
+        for e in range(starts[b, t, 0], starts[b, t, starts.shape[2] - 1]):
+            totals[codes[e]] += 1 if plain[b, t] else abs(np.int32(counts[e]))
 
 
 @_kernel
