@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,15 @@ from snncompiler.bayesian import INITIAL, minimise, percentile, suggest
 from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError
-from snncompiler.driver import load
+from snncompiler.driver import compile_model, import_network, load
+from snncompiler.evaluation import evaluate
 from snncompiler.metrics import divergence
 from snncompiler.text import record_of
 from snncompiler.trials import Goal, Score, Trial, front, proposals, winner
 from snncompiler.tuning import loss_of, tune
 from test_tiny import TINY
 
+DIGITS = Path(__file__).parents[1] / "models"
 MODEL = onnx.parser.parse_model(TINY)
 x = np.random.default_rng(0).standard_normal((80, 1, 4, 4)).astype(np.float32)
 DATA = Samples(x, (x.mean((1, 2, 3)) < 0).astype(np.int64))
@@ -202,6 +205,26 @@ def test_bayesian_search_beats_a_grid_of_the_same_cost(seed: int) -> None:
     best = min(y for _, y in found)
     assert best <= min(y for _, y in found[:INITIAL])
     assert best < min(valley(u) for u in np.linspace(1, 5, 12))
+
+
+def test_it_finds_better_percentiles_for_a_narrow_network_than_a_grid() -> None:
+    pytest.importorskip("bayes_opt", reason="needs the extra 'tune'")
+    model, images = onnx.load(DIGITS / "digits.onnx"), np.load(DIGITS / "digits_train.npz")["x"]
+    test = Samples(images[500:564], None)
+    (truth,) = import_network(model).outputs(test.x)
+
+    @cache
+    def f(u: float) -> float:
+        options = {"thresholds.percentile": percentile(u)}
+        settings = {"recipe": "p-norm", "timesteps": 8, "options": options}
+        return divergence(
+            evaluate(compile_model(model, images[:64], **settings).model, test).trace.output, truth
+        )
+
+    coarse, fine = (min(f(float(u)) for u in np.linspace(1, 5, n)) for n in (INITIAL, 12))
+    for seed in range(3):
+        best = min(y for _, y in minimise(f, iterations=12 - INITIAL, seed=seed))
+        assert best < 0.9 * min(coarse, fine)
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
