@@ -112,7 +112,8 @@ def test_leaky_neurons_spike_the_same_everywhere(name: str) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_digits_spike_the_same_everywhere(recipe: str) -> None:
     train, test = (np.load(MODELS / f"digits_{s}.npz")["x"] for s in ("train", "test"))
-    network = compile_model(MODELS / "digits.onnx", train[:64], recipe=recipe, timesteps=16)
+    settings = {"recipe": recipe, "timesteps": 16, "options": {"fine.iterations": 20}}
+    network = compile_model(MODELS / "digits.onnx", train[:64], **settings)
     assert gridded(network), network.warnings
     assert not disagreements(network, test[:8])
 

@@ -54,7 +54,7 @@ def output_error(network: Compiled) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_compiles_and_comes_close(recipe: str) -> None:
-    network = compiled(recipe, 16)
+    network = compiled(recipe, 16, fine__iterations=50)  # of 200: it takes a minute
     assert record_of(network.model)["gridded"] is True
     assert network.model.metadata_props
     # Clamped layers have less time; thresholds at maxima need more of it.
