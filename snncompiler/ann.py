@@ -53,6 +53,7 @@ def _apart(model: ir.Model | onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str
         name: (value, value.const_value)
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
+        and value.uses()  # onnxruntime forgets the others before it asks for their values
         and value.dtype == ir.DataType.FLOAT
         and value.const_value.nbytes > _LARGE
     }

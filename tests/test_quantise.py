@@ -185,3 +185,9 @@ def test_the_schedule_is_written_into_the_artifact():
     first = next(n for n in network.model.graph if n.op_type == "IF")
     assert noted[first.name] == '{"hop": 0, "waits": [0]}'
     assert sum('"waits": [0, 1]' in str(n) for n in noted.values()) == 3
+
+
+def test_large_weights_that_a_pass_left_behind_do_not_matter(monkeypatch):
+    """Large ones reach onnxruntime apart from the model; quantise replaces those of the grid."""
+    monkeypatch.setattr("snncompiler.ann._LARGE", 0)
+    assert not quantised(networks.residual).warnings
