@@ -35,13 +35,13 @@ Run = Callable[[], object]
 VGG = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 
 
-def vgg16(rate: float, seed: int = 0) -> onnx.ModelProto:
+def vgg16(rate: float) -> onnx.ModelProto:
     """A VGG-16 for 32 x 32 images with random weights.
 
     Its biases are found layer by layer, such that spiking neurons with a threshold at the 99.9 %
     percentile of their channel fire at this rate, everywhere.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     nodes, weights, name = [], [], "image"
     x, sent = noise(32), noise(2)[None]  # what the trained and the spiking network pass on
     for i, width in enumerate(VGG):
@@ -52,7 +52,8 @@ def vgg16(rate: float, seed: int = 0) -> onnx.ModelProto:
             name = f"p{i}"
             continue
         w = rng.normal(0, 1, (width, x.shape[1], 3, 3)).astype(np.float32)
-        z, w = (a / convolved(x, w).std() for a in (convolved(x, w), w))
+        z = convolved(x, w)
+        z, w = z / z.std(), w / z.std()
         current = convolved(sent.reshape(-1, *sent.shape[2:]), w).reshape(
             *sent.shape[:2], *z.shape[1:]
         )

@@ -14,8 +14,8 @@ sample and step, and its current is the sum of the rows f + shift of the events 
 Work. For each block of outputs, each sample, each position and each step: collect the numbers of
 the rows in one list (short copies and one long loop mislead the branch predictor less than many
 short loops), add the rows with the block kept in vector registers, then integrate, compare, reset.
-Nothing is spent on
-inputs that are silent, and weights stay in the cache for all steps and samples of a task.
+Nothing is spent on inputs that are silent, and weights stay in the cache for all steps and samples
+of a task.
 
 Arithmetic. On a grid (see `passes/grid.py`) weights are integers times 2^-k, k per output channel.
 Then all this happens in integers: rows of int8, int16 or int32, added in the type of `narrow`,

@@ -43,16 +43,16 @@ class Spikes:
         """|count| of every neuron, [P, C], summed over samples and steps."""
         if self._totals is None:
             samples, steps, positions, width = self.x.shape
-            cuts = np.linspace(0, samples * steps, min(4, samples * steps) + 1).astype(int)
-            sums = [np.zeros(positions * width, np.int32) for _ in cuts[1:]]
-            listed, flat = self._lists.get(1), self.x.reshape(-1)
+            spans = stretches(samples, steps, 4)
+            sums = [np.zeros(positions * width, np.int32) for _ in spans]
+            listed = self._lists.get(1)
+            few = listed is not None and len(listed[0].codes) < _SPARSE * self.x.size
 
             def work(i: int) -> None:
-                span = (int(cuts[i]), int(cuts[i + 1]))
-                if listed is not None and len(listed[0].codes) < _SPARSE * self.x.size:
-                    trains.add_events(*listed[0], span, sums[i])
+                if few and listed:
+                    trains.add_events(*listed[0], spans[i], sums[i])
                 else:
-                    trains.add_counts(flat, span, sums[i])
+                    trains.add_counts(self.x, spans[i], sums[i])
 
             each((partial(work, i) for i in range(len(sums))), _LOOK * self.x.size)
             self._totals = np.sum(sums, 0, dtype=np.int64).reshape(positions, width)

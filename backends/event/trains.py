@@ -62,23 +62,23 @@ def count_events(x, channels, span, starts, plain):
 
 @_kernel
 def add_counts(x, span, totals):
-    """totals[f] += |x[b, t, f]|; x without its axes, span: steps of all samples, (first, last)."""
-    size = totals.size
-    whole = size // 16 * 16
-    for i in range(span[0], span[1]):
-        add_up(totals, 0, x, i * size, whole, True)
-        for f in range(whole, size):
-            totals[f] += abs(np.int32(x[i * size + f]))
+    """totals[P C] += |x[b, t]| for samples and steps of the span."""
+    whole = totals.size // 16 * 16
+    for b in range(span[0], span[1]):
+        for t in range(span[2], span[3]):
+            at = (b * x.shape[1] + t) * totals.size
+            add_up(totals, 0, x, at, whole, True)
+            for f in range(whole, totals.size):
+                totals[f] += abs(np.int32(x.flat[at + f]))
 
 
 @_kernel
 def add_events(codes, counts, starts, plain, span, totals):
     """The same from the events of all channels."""
-    steps = plain.shape[1]
-    for i in range(span[0], span[1]):
-        b, t = i // steps, i % steps
-        for e in range(starts[b, t, 0], starts[b, t, starts.shape[2] - 1]):
-            totals[codes[e]] += 1 if plain[b, t] else abs(np.int32(counts[e]))
+    for b in range(span[0], span[1]):
+        for t in range(span[2], span[3]):
+            for e in range(starts[b, t, 0], starts[b, t, starts.shape[2] - 1]):
+                totals[codes[e]] += 1 if plain[b, t] else abs(np.int32(counts[e]))
 
 
 @_kernel
