@@ -68,13 +68,14 @@ def measure(
     mantissa: int,
     earlier: Bounds | None = None,
     *,
-    everywhere: bool = False,
+    currents: int | None = None,
 ) -> Bounds:
     """Bound every value and give it bits.
 
     amplitude: bound of the image. analog_bits: bits of the magnitude of an analog value that was
     rounded. earlier: bits chosen by an earlier call for the same graph are taken over; only the
-    bounds are computed anew. everywhere: round between synapses in the dynamic part, too.
+    bounds are computed anew. currents: bits of the values that are rounded between synapses in the
+    dynamic part, too; None: none is.
     """
     result = Bounds()
     image = model.graph.inputs[0]
@@ -86,12 +87,13 @@ def measure(
         constant_current = all(v in static for v in data_inputs(node))
         if constant_current and node.op_type not in NEURONS:
             static.update(node.outputs)
-        if node.op_type not in NEURONS and (everywhere or constant_current):
+        if node.op_type not in NEURONS and (currents or constant_current):
             x = data_inputs(node)[0]
             again = heights[node.outputs[0]] if node.op_type == "Encode" else _takes_bits(node)
             if result.depth[x] and again:
                 # The bound is that of the worst image; two bits more keep the typical one fine.
-                result.rounded[node] = analog_bits + 2 - exponent(float(result.bound[x].max()))
+                bits = currents if currents and not constant_current else analog_bits + 2
+                result.rounded[node] = bits - exponent(float(result.bound[x].max()))
         _bound(node, result)
     if earlier is not None:
         result.bits, result.rounded = earlier.bits, earlier.rounded

@@ -49,9 +49,14 @@ MANTISSA = 24
 #: Fractional bits of initial potentials, in thresholds: no more than weights have, which would
 #: otherwise need more of them to be integers in the same unit.
 _POTENTIAL = 10
-#: Whether currents are rounded between synapses everywhere; the bits that bounds may fill. Rounding
-#: coarse weights can move a bound past a power of two; then one bit less is given away.
-_ATTEMPTS = ((False, MANTISSA), (True, MANTISSA), (False, MANTISSA - 1), (True, MANTISSA - 1))
+#: Bits of the currents that are rounded between two synapses (None: only constant ones are), fewer
+#: where long sums leave none for the weights; the bits that bounds may fill: rounding coarse
+#: weights can move a bound past a power of two, then one bit less is given away.
+_ATTEMPTS = tuple(
+    (currents, mantissa)
+    for currents in (None, 13, 12, 11, 10, 9, 8)
+    for mantissa in (MANTISSA, MANTISSA - 1)
+)
 #: Synapses whose weights many neurons of a channel share.
 _SHARED = ("Conv", "ConvTranspose", "Gemm")
 
@@ -81,8 +86,8 @@ class Grid:
             return "off: float32 weights, spikes may differ between backends"
         peak = float(np.abs(context.calibration).max(initial=1e-3))
         amplitude = 2.0 ** exponent(1.25 * peak)
-        for everywhere, mantissa in _ATTEMPTS:
-            bounds = measure(model, amplitude, self.analog_bits, mantissa, everywhere=everywhere)
+        for currents, mantissa in _ATTEMPTS:
+            bounds = measure(model, amplitude, self.analog_bits, mantissa, currents=currents)
             rounded = _round_weights(model, bounds, self.weight_bits)
             short = [
                 f"'{'+'.join(sources(node))}'"
@@ -94,7 +99,7 @@ class Grid:
             _put(model, rounded, bounds)
             _round_potentials(model)
             proof = measure(
-                model, amplitude, self.analog_bits, mantissa, earlier=bounds, everywhere=everywhere
+                model, amplitude, self.analog_bits, mantissa, earlier=bounds, currents=currents
             )
             short = [f"'{v.name}'" for v, b in proof.bound.items() if not _fits(b, proof.bits[v])]
             if not short:
@@ -119,7 +124,7 @@ class Grid:
         bits = [int(b.min()) for _new, b, _change in rounded.values()]
         worst = max((change for _new, _bits, change in rounded.values()), default=0.0)
         spread = f"{min(bits)} to {max(bits)} fractional bits" if bits else "no synapses"
-        rows = ", currents rounded between synapses" if everywhere else ""
+        rows = f", currents rounded to {currents} bits between synapses" if currents else ""
         return (
             f"proven exact{rows}: {spread}, input clipped to +-{amplitude:g} with {input_bits} "
             f"bits, largest relative change of a weight tensor {worst:.1e}"

@@ -62,9 +62,11 @@ class Histogram:
 
     def add(self, values: Array) -> None:
         """Take in [rows, any number] more values, none above its row's top."""
-        rows, columns = np.nonzero(values > 0)
-        bins = (values[rows, columns] * (self.BINS / self.top[rows])).astype(np.int64)
-        flat = rows * self.BINS + np.minimum(bins, self.BINS - 1)
+        positive = values > 0
+        many = np.count_nonzero(positive, axis=1)
+        bins = (values[positive] * np.repeat(self.BINS / self.top, many)).astype(np.int64)
+        flat = np.minimum(bins, self.BINS - 1, out=bins)
+        flat += np.repeat(np.arange(len(values)) * self.BINS, many)
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
         self.total += values.shape[1]
 

@@ -18,7 +18,7 @@ from backends.base import Program
 from backends.event.program import EventBackend
 from backends.onnx_runtime import OnnxRuntimeBackend
 from backends.reference import NumpyBackend
-from networks import ARCHITECTURES, random_dag
+from networks import ARCHITECTURES, Net, random_dag
 from opcases import CASES
 from passes.recipes import RECIPES
 from runs import SPIKES, chunks, compiled, differences, every, fresh
@@ -98,6 +98,18 @@ def test_architectures_spike_the_same_everywhere(name: str, recipe: str) -> None
     model = ARCHITECTURES[name]()
     network = compiled(model, 1, recipe=recipe, timesteps=T)
     assert gridded(network), network.warnings
+    assert not disagreements(network, fresh(model, 1, 3))
+
+
+def test_long_sums_without_neurons_between_them_leave_bits_for_the_weights() -> None:
+    net = Net(3, name="wide_pyramid")
+    low = net.conv_relu(net.input(3, 12, 12), 64, strides=2)
+    top = net.conv(net.conv_relu(low, 96, strides=2), 40, 1)
+    joined = net.add(net.upsample(top), net.conv(low, 40, 1))
+    model = net.model(net.head(net.relu(net.conv(net.conv(joined, 40), 40))))
+    network = compiled(model, 1, recipe="graded", timesteps=T)
+    assert gridded(network), network.warnings
+    assert "bits between synapses" in next(p for p in network.passes if p.name == "grid").changed
     assert not disagreements(network, fresh(model, 1, 3))
 
 
