@@ -12,6 +12,7 @@ from snncompiler.graph import (
     attribute,
     constant,
     data_inputs,
+    row_blocks,
     shape,
     weights,
 )
@@ -134,9 +135,8 @@ def absorb(node: ir.Node, arriving: Scale, leaving: Scale) -> None:
             w = weights(node.inputs[index]).astype(np.float64)
             put(index, w * (vector[:, None] if index else vector[None, :]), "weight")
         return
-    w = weights(node.inputs[1]).astype(np.float64)
     gain_in, gain_out = _vector(arriving, node.inputs[0]), 1 / _vector(leaving, node.outputs[0])
-    put(1, scaled_weights(node, w, gain_in, gain_out), "weight")
+    put(1, scaled_weights(node, gain_in, gain_out), "weight")
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         put(2, weights(node.inputs[2]).astype(np.float64) * gain_out, "bias")
 
@@ -146,14 +146,24 @@ def _vector(scale: Scale, value: ir.Value | None) -> Array:
     return np.broadcast_to(scale.reshape(-1), shape(value)[:1])
 
 
-def scaled_weights(node: ir.Node, w: Array, gain_in: Array, gain_out: Array) -> Array:
-    """W[o, i] gain_in[i] gain_out[o] for Conv, ConvTranspose and Gemm, groups included."""
+def scaled_weights(node: ir.Node, gain_in: Array, gain_out: Array) -> Array:
+    """W[o, i] gain_in[i] gain_out[o] of a Conv, ConvTranspose or Gemm, groups included; float32."""
+    w, groups = weights(node.inputs[1]), attribute(node, "group", 1)
     tail = [1] * (w.ndim - 2)
-    groups = attribute(node, "group", 1)
     if node.op_type == "ConvTranspose":  # [in, out / group, ...]
-        per = np.repeat(gain_out.reshape(groups, -1), len(w) // groups, axis=0)
-        result: Array = w * gain_in.reshape(-1, 1, *tail) * per.reshape(*per.shape, *tail)
-        return result
-    per = np.repeat(gain_in.reshape(groups, -1), len(w) // groups, axis=0)  # [out, in / group, ...]
-    result = w * gain_out.reshape(-1, 1, *tail) * per.reshape(*per.shape, *tail)
+        rows, columns = gain_in, per_group(gain_out, groups, len(w))
+    else:  # [out, in / group, ...]
+        rows, columns = gain_out, per_group(gain_in, groups, len(w))
+    result = np.empty(w.shape, np.float32)
+    with np.errstate(over="ignore"):  # `verify` tells of what is not finite
+        for part in row_blocks(w):
+            scaled = w[part].astype(np.float64) * rows[part].reshape(-1, 1, *tail)
+            result[part] = scaled * columns[part].reshape(*columns[part].shape, *tail)
     return result
+
+
+def per_group(vector: Array, groups: int, rows: int) -> Array:
+    """What each of so many rows of a weight has along its second axis: [rows, len / groups]."""
+    if groups == 1:
+        return np.broadcast_to(vector, (rows, len(vector)))
+    return np.repeat(vector.reshape(groups, -1), rows // groups, axis=0)

@@ -12,8 +12,8 @@ from passes.base import Context
 from snncompiler.ann import stream
 from snncompiler.graph import ACTIVATIONS, Array, shape
 
-#: Activations held at a time: an eighth of a gigabyte.
-_VALUES = 1 << 25
+#: Activations held at a time: a sixteenth of a gigabyte.
+_VALUES = 1 << 24
 
 
 def activations(model: ir.Model) -> list[str]:

@@ -112,7 +112,13 @@ def rewrite(model: ir.Model, context: Context, rules: Mapping[str, Rewrite]) -> 
 
 def tidy(model: ir.Model) -> None:
     """Drop what is not used, order the nodes, give every node and value a unique name."""
+    constants = list(model.graph.initializers.values())
     common.RemoveUnusedNodesPass()(model)
+    for value in constants:
+        if not value.is_initializer():
+            # The graph's list of inputs remembers all it ever held, and onnx_ir makes large weights
+            # inputs while it infers shapes: without this, old weights would live on with the graph.
+            value.const_value = None
     common.TopologicalSortPass()(model)
     common.NameFixPass()(model)
 

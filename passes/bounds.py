@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from passes.absorb import scaled_weights
+from passes.absorb import per_group
 from passes.spread import Scale, along_channels, compress, invert_movement, move_scale, spread
 from snncompiler.graph import (
     MOVEMENT,
@@ -21,6 +21,7 @@ from snncompiler.graph import (
     constant,
     data_inputs,
     rank,
+    row_blocks,
     shape,
     weights,
 )
@@ -51,8 +52,9 @@ class Bounds:
 def is_integer(node: ir.Node) -> bool:
     """Whether a synapse has small integer weights: they need no bits of their own."""
     index = 0 if constant(node.inputs[0]) is not None else 1
-    w = weights(node.inputs[index])
-    return bool((w == np.round(w)).all() and np.abs(w).max(initial=0) <= 256)
+    w = np.atleast_1d(weights(node.inputs[index]))
+    parts = (w[part] for part in row_blocks(w))
+    return all(bool((p == np.round(p)).all() and np.abs(p).max(initial=0) <= 256) for p in parts)
 
 
 def has_bias(node: ir.Node) -> bool:
@@ -140,8 +142,9 @@ def _is_analog(node: ir.Node) -> bool:
 def _typical(node: ir.Node) -> float:
     """log2 of the root mean square of a synapse's weights."""
     index = 0 if constant(node.inputs[0]) is not None else 1
-    w = weights(node.inputs[index]).astype(np.float64)
-    return float(np.log2(max(np.sqrt(np.mean(w * w)), 2.0**-20)))
+    w = np.atleast_1d(weights(node.inputs[index]))
+    squares = sum(float(np.square(w[part].astype(np.float64)).sum()) for part in row_blocks(w))
+    return float(np.log2(max(np.sqrt(squares / w.size), 2.0**-20)))
 
 
 def _heights(model: ir.Model) -> dict[ir.Value, int]:
@@ -223,17 +226,20 @@ def weighted_bound(node: ir.Node, arriving: Scale) -> Scale:
         if left is not None:
             return compress(np.abs(left.astype(np.float64)) @ full)
         return compress(full @ np.abs(weights(node.inputs[1]).astype(np.float64)))
-    w = np.abs(weights(node.inputs[1]).astype(np.float64))
+    w, groups = weights(node.inputs[1]), attribute(node, "group", 1)
     per_channel = arriving.reshape(len(arriving), -1).max(1)
     gain_in = np.broadcast_to(per_channel, shape(x)[:1])
     channels = shape(output)[0]
-    scaled = scaled_weights(node, w, gain_in, np.ones(channels))
-    if node.op_type == "ConvTranspose":
-        groups = attribute(node, "group", 1)
-        block = scaled.reshape(groups, len(w) // groups, channels // groups, -1)
-        total = block.sum((1, 3)).reshape(-1)
+    if node.op_type == "ConvTranspose":  # [in, out / group, ...]
+        taps = np.abs(w.astype(np.float64)).reshape(*w.shape[:2], -1).sum(2)
+        total = (taps * gain_in[:, None]).reshape(groups, -1, channels // groups).sum(1).reshape(-1)
     else:
-        total = scaled.reshape(channels, -1).sum(1)
+        columns = per_group(gain_in, groups, channels)
+        parts = []
+        for part in row_blocks(w):
+            taps = np.abs(w[part].astype(np.float64)).reshape(*w[part].shape[:2], -1).sum(2)
+            parts.append((taps * columns[part]).sum(1))
+        total = np.concatenate(parts)
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if bias is not None:
         total = total + np.abs(bias.astype(np.float64))
@@ -297,7 +303,7 @@ def synapse_bits(node: ir.Node, bounds: Bounds) -> tuple[Array, Array]:
     element for Mul, one number for MatMul.
     """
     index = 0 if constant(node.inputs[0]) is not None else 1
-    w = weights(node.inputs[index]).astype(np.float64)
+    w = weights(node.inputs[index])
     out, arriving = bounds.bits[node.outputs[0]], bounds.bits[data_inputs(node)[0]]
     if node in bounds.rounded:
         arriving = np.full_like(arriving, bounds.rounded[node])

@@ -39,6 +39,7 @@ from snncompiler.graph import (
     attribute,
     constant,
     data_inputs,
+    row_blocks,
     sources,
     weights,
 )
@@ -144,7 +145,8 @@ def _to_grid(array: Array, bits: Array) -> Array:
 
 def _bits_that_fit(node: ir.Node, w: Array, most: int) -> Array:
     """Fractional bits for which the weights of an output channel are integers of `most` bits."""
-    largest = np.abs(w).max(axis=tuple(range(1, w.ndim)), keepdims=True)
+    axes = tuple(range(1, w.ndim))
+    largest = np.maximum(w.max(axes, keepdims=True), -w.min(axes, keepdims=True)).astype(np.float64)
     if node.op_type == "ConvTranspose":
         groups = attribute(node, "group", 1)
         block = np.abs(w).reshape(groups, len(w) // groups, w.shape[1], -1).max((1, 3))
@@ -167,10 +169,21 @@ def _round_weights(model: ir.Model, bounds: Bounds, most: int) -> _Rounded:
             w, bits = synapse_bits(node, bounds)
             if node.op_type in _SHARED and timed.intersection(data_inputs(node)):
                 bits = np.minimum(bits, _bits_that_fit(node, w, most))
-            new = _to_grid(w, bits)
-            change = float(np.linalg.norm(new - w) / max(float(np.linalg.norm(w)), 1e-30))
-            result[node] = new, bits, change
+            result[node] = _rounded(w, bits)
     return result
+
+
+def _rounded(w: Array, bits: Array) -> tuple[Array, Array, float]:
+    """Weights on the grid (they fit float32), their bits, the relative change of the tensor."""
+    every = np.broadcast_to(bits, w.shape)
+    new, moved, size = np.empty(w.shape, np.float32), 0.0, 0.0
+    for part in row_blocks(w):
+        old = w[part].astype(np.float64)
+        rounded = _to_grid(old, every[part])
+        new[part] = rounded
+        moved += float(np.square(rounded - old).sum())
+        size += float(np.square(old).sum())
+    return new, bits, float(np.sqrt(moved / max(size, 1e-60)))
 
 
 def _put(model: ir.Model, rounded: _Rounded, bounds: Bounds) -> None:

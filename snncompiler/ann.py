@@ -34,12 +34,18 @@ def session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if exact:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if weights:
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(w) for w in weights.values()]
-        options.add_external_initializers(list(weights), values)
-    return onnxruntime.InferenceSession(
+    values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(w) for n, w in weights.items()}
+    if values:
+        # Packed anew for every run, a large weight costs time; packed once, its size again.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False  # it grows by powers of two
+    for name, value in values.items():
+        options.add_initializer(name, value)
+    runner = onnxruntime.InferenceSession(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    runner.held = values  # it reads them where they are, so they must live as long as it does
+    return runner
 
 
 def _apart(model: ir.Model | onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Array]]:

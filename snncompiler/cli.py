@@ -111,11 +111,10 @@ def compile_(
 
         find_recipe(recipe)
         options = {"quantise.target": target, **parse(setting or [])}
-        proto = gate.read(model)
-        samples = load_calibration(calibration, input_shape(proto))
+        samples = load_calibration(calibration, input_shape(gate.read(model)))
         with progress_bar() as progress:
             result = compile_model(
-                proto,
+                model,
                 samples.x,
                 recipe=recipe,
                 timesteps=timesteps,
@@ -131,7 +130,7 @@ def compile_(
         told = result.as_json()
         if doctor:
             first = samples._replace(x=samples.x[:32])
-            told["doctor"] = studies.examine(session, proto, result.model, first)
+            told["doctor"] = studies.examine(session, gate.read(model), result.model, first)
         session.write_json(told)
 
 

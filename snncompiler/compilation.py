@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-import backends
 from backends.base import take_apart
+from backends.reference import NumpyBackend
 from passes import IMPORT
 from passes.base import Context, Pass
 from passes.legal import Legal
@@ -39,7 +39,9 @@ ROUNDING = {
     "quantise": (1e-1, "--target ideal keeps the weights of the grid"),
 }
 _SAMPLES = 4
-_RATE_BUDGET = 1e9  # multiply-accumulates that one look at the spiking network may cost
+#: Multiply-accumulates that one look at the spiking network should cost; more than that in a single
+#: step are not spent on it.
+_RATE_BUDGET, _RATE_LIMIT = 1e9, 5e9
 #: Passes that only form B knows; a compilation to form A leaves them out.
 FORM_B = ("normalise", "grid", "quantise", "schedule")
 _BEFORE_LEGAL = tuple(p.name for p in IMPORT if not isinstance(p, Legal))
@@ -148,6 +150,8 @@ class Compilation:
         """How far firing rates are from activations, on as many samples as the budget allows."""
         steps = self.context.timesteps
         cost = max(1, self.ann_macs)
+        if cost > _RATE_LIMIT:
+            return f"; rates not simulated, a step takes {cost / 1e9:.0f} billion operations"
         steps = max(1, min(steps, int(_RATE_BUDGET // cost) or 1))
         samples = self.context.calibration[
             : max(1, min(_SAMPLES, int(_RATE_BUDGET / cost / steps)))
@@ -160,7 +164,8 @@ class Compilation:
         network = take_apart(model)
         steps = network.latency or steps
         share = steps / (network.window or steps)  # a neuron that takes turns speaks in one window
-        trace = backends.load("numpy").build(model).run(samples, steps, Observe(spikes=True))
+        single = NumpyBackend(np.float32)  # half the memory; the figure has three digits
+        trace = single.build(model).run(samples, steps, Observe(spikes=True))
         errors = {}
         for node, name in zip(layers, names, strict=True):
             scale = scale_of(node.outputs[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -27,14 +28,14 @@ from snncompiler import __version__, frontend, gate
 from snncompiler.compilation import FORM_B, Compilation, Step
 from snncompiler.data import check_samples
 from snncompiler.diagnostics import InputError, Problem, VerificationError, clean, refuse
-from snncompiler.dump import Dumps, require_writable, write_whole
+from snncompiler.dump import Dumps, require_writable, whole
 from snncompiler.graph import RECORD, shape, sources
 from snncompiler.ops import NEURONS, functions, register
-from snncompiler.prediction import Prediction, predict
+from snncompiler.prediction import Prediction, predict, samples_for
 from snncompiler.text import record_of
 from snncompiler.trace import Observe, Trace
 from snncompiler.verdicts import Check, Verdict, judge, unseen
-from snncompiler.verify import checked_proto, verify
+from snncompiler.verify import check_file, verify
 
 Progress = Callable[[str, int, int], None]
 #: Fewer samples than these predict nothing.
@@ -63,7 +64,9 @@ class Compiled:
     def save(self, path: str | Path) -> Path:
         """Write the artifact; the file appears whole or not at all."""
         self.output = Path(path)
-        write_whole(self.output, checked_proto(self.model).SerializeToString())
+        with whole(self.output) as temporary:
+            temporary.write_bytes(ir.to_proto(self.model).SerializeToString())
+            check_file(temporary)
         return self.output
 
     def run(self, x: NDArray[np.float32], timesteps: int | None = None) -> Trace:
@@ -234,12 +237,15 @@ def compile_model(
         thresholds=job.thresholds,
         warnings=[clean(w) for w in job.context.warnings],
     )
-    if len(x) >= _LEAST and layers:
+    enough = len(x) >= _LEAST and bool(layers)
+    if enough and (count := samples_for(model, timesteps, job.ann_macs)):
         progress("predicting", len(pipeline), len(pipeline))
-        (truth, *_others) = network.outputs(x)
-        settings = (truth, timesteps, labels, job.ann_macs)
-        compiled.predictions = predict(model, x, *settings)
+        (truth, *_others) = network.outputs(x[:count])
+        known = None if labels is None else labels[:count]
+        compiled.predictions = predict(model, x[:count], truth, timesteps, known)
     if output is not None:
+        del job, network, context  # with the trained network, as large as what is to be written
+        gc.collect()  # graphs are full of cycles
         compiled.save(output)
     return compiled
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,7 +16,18 @@ from snncompiler.text import compact, diff
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write to a temporary name in the same folder, then rename: nobody sees half a file.
+    """Write a file that appears whole or not at all.
+
+    Raises:
+        InputError: the folder is missing or cannot be written.
+    """
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder, renamed at the end: nobody sees half a file.
 
     Raises:
         InputError: the folder is missing or cannot be written.
@@ -24,10 +36,10 @@ def write_whole(path: Path, data: bytes) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     except OSError as error:
         raise _unwritable(path, error) from None
+    os.close(handle)
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:

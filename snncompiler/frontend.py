@@ -33,6 +33,7 @@ from snncompiler.refusals import refuse_foreign
 from snncompiler.tail import cut_tail
 
 _BATCH = 32  # samples that onnxruntime gets at a time
+_LARGE = 1 << 18  # elements; a file's smaller weights are not worth sharing
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Network:
     """
 
     model: ir.Model
-    original: onnx.ModelProto
+    original: ir.Model
     nodes: list[tuple[str, str]]
     host: list[str] = field(default_factory=list)
     batch: int | None = None
@@ -124,9 +125,30 @@ def load(source: str | Path | onnx.ModelProto) -> Network:
     host = cut_tail(proto)
     batch = _fix_batch(proto)
     opset = next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx"))
-    model = _canonical(proto, batch or 1)
+    shared = _take_weights(proto)
+    model = _canonical(proto, batch or 1, shared)
     quantisers = recognise(model)
-    return Network(model, proto, nodes, host, batch, opset, digest, quantisers)
+    original = _with_weights(proto, shared)
+    return Network(model, original, nodes, host, batch, opset, digest, quantisers)
+
+
+def _take_weights(proto: onnx.ModelProto) -> dict[str, ir.TensorProtocol]:
+    """Large weights, taken out of the message: both models made of it read the same arrays."""
+    taken: dict[str, ir.TensorProtocol] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) > _LARGE:
+            taken[tensor.name] = ir.Tensor(onnx.numpy_helper.to_array(tensor), name=tensor.name)
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+    return taken
+
+
+def _with_weights(proto: onnx.ModelProto, taken: dict[str, ir.TensorProtocol]) -> ir.Model:
+    model = ir.from_proto(proto)
+    for name, value in model.graph.initializers.items():
+        if name in taken:
+            value.const_value = taken[name]
+    return model
 
 
 def _drop_initialiser_inputs(proto: onnx.ModelProto) -> None:
@@ -159,7 +181,7 @@ def _fix_batch(proto: onnx.ModelProto) -> int | None:
     return None
 
 
-def _canonical(proto: onnx.ModelProto, batch: int) -> ir.Model:
+def _canonical(proto: onnx.ModelProto, batch: int, taken: dict[str, ir.TensorProtocol]) -> ir.Model:
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
@@ -177,7 +199,7 @@ def _canonical(proto: onnx.ModelProto, batch: int) -> ir.Model:
     try:
         _infer_shapes(fixed)
         _refuse_huge(fixed.graph)
-        model = ir.from_proto(fixed)
+        model = _with_weights(fixed, taken)
         _to_opset(model)
         _stamp(model, proto)
         _fold(model)

@@ -29,6 +29,8 @@ WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Mul"})
 MOVEMENT = frozenset({"Reshape", "Flatten", "Transpose", "Concat", "Slice", "Pad", "Gather"})
 #: Activations that become neurons.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})
+#: Numbers of a large weight that are worked on at a time.
+_BLOCK = 1 << 22
 
 Array = NDArray[Any]
 
@@ -48,6 +50,12 @@ def weights(value: ir.Value | None) -> Array:
     array = constant(value)
     assert array is not None, f"{value and value.name} is not constant"
     return array
+
+
+def row_blocks(array: Array) -> list[slice]:
+    """Rows of an array, few enough at a time for temporaries in double precision to be small."""
+    rows = max(1, _BLOCK // max(1, array.size // max(1, len(array))))
+    return [slice(start, start + rows) for start in range(0, len(array), rows)]
 
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:

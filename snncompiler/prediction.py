@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from backends.base import take_apart
 from backends.sweep import Sweep
 from snncompiler.graph import Array
 from snncompiler.metrics import power_steps, top1
@@ -47,13 +48,17 @@ class Prediction:
         return {k: v for k, v in asdict(self).items() if v is not None}
 
 
+def samples_for(model: ir.Model, timesteps: int, macs: int) -> int:
+    """How many samples the predictions of a network of so many multiply-accumulates can afford.
+
+    0 if the network is too large for as many as would say something.
+    """
+    most = int(_BUDGET / max(macs, 1) / (len(_steps(model, timesteps)) + 1))
+    return most if most >= _FEWEST else 0
+
+
 def predict(
-    model: ir.Model,
-    x: Array,
-    truth: Array,
-    timesteps: int,
-    labels: Array | None,
-    macs: int,
+    model: ir.Model, x: Array, truth: Array, timesteps: int, labels: Array | None
 ) -> dict[str, Prediction]:
     """Predictions at T = 1, 2, 4, ... and in the limit ('inf').
 
@@ -63,20 +68,16 @@ def predict(
         truth: [N, ...] the trained network's first output on them.
         timesteps: the longest T.
         labels: [N] classes, if known.
-        macs: of the trained network, per sample; bounds how many samples are used, and nothing is
-            predicted of networks too large for a few.
     """
-    window = Sweep(model, x[:1], timesteps, predicted=True).network.window
-    steps = [window] if window else list(power_steps(timesteps))
-    most = int(_BUDGET / max(macs, 1) / (len(steps) + 1))
-    if most < _FEWEST:
-        return {}
-    x, truth = x[:most], truth[:most]
-    labels = None if labels is None else labels[: len(x)]
     return {
         "inf" if t == _ENDLESS else str(t): _one(model, x, truth, t, labels)
-        for t in [*steps, _ENDLESS]
+        for t in [*_steps(model, timesteps), _ENDLESS]
     }
+
+
+def _steps(model: ir.Model, timesteps: int) -> list[int]:
+    window = take_apart(model).window
+    return [window] if window else list(power_steps(timesteps))
 
 
 def _one(model: ir.Model, x: Array, truth: Array, t: int, labels: Array | None) -> Prediction:

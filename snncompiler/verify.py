@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -106,3 +107,9 @@ def checked_proto(model: ir.Model) -> onnx.ModelProto:
     register()
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def check_file(path: Path) -> None:
+    """Check a file as a user would, without a second copy of it in memory."""
+    register()
+    onnx.checker.check_model(path, full_check=True)

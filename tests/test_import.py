@@ -57,7 +57,7 @@ def assert_equal(got: Sequence[np.ndarray], want: Sequence[np.ndarray]) -> None:
 
 def assert_same(network: frontend.Network, model: ModelProto) -> None:
     """The imported network computes what the file computes, for any number of samples."""
-    names = [o.name for o in network.original.graph.output]
+    names = [str(o.name) for o in network.original.graph.outputs]
     assert [v.name for v in network.model.graph.outputs] == names
     batch = fixed_batch(model)
     for n in [batch] if batch else [1, 3]:
@@ -309,7 +309,7 @@ def test_a_published_network_equals_its_file(name):
     network = import_network(model)
     assert network.batch == 1
     x = np.random.default_rng(1).standard_normal((3, *network.input_shape)).astype(np.float32)
-    names = [o.name for o in network.original.graph.output]
+    names = [str(o.name) for o in network.original.graph.outputs]
     want = original(model, names, x)
     assert all(np.isfinite(a).all() and a.std() > 0 for a in want)
     assert_complete(judge(network.nodes, network.host, {}, network.model), model)
