@@ -42,8 +42,9 @@ from snncompiler.graph import CLIP, Array, attribute, shape, weights
 from snncompiler.metrics import macs
 from snncompiler.ops import NEURONS
 
-#: Numbers that one value may hold over all steps: what bounds the samples of a simulation.
-_BUDGET = 3 << 23
+#: Numbers that one value may hold over all steps: what bounds the samples of a simulation. Half the
+#: T, twice as many: the fewer steps there are, the more is to be gained.
+_BUDGET, _LONG = 9 << 21, 32
 #: Multiply-accumulates that a simulation may cost; a larger network's layers are predicted.
 _WORK = 2e11
 #: Steps to simulate at most.
@@ -92,7 +93,8 @@ class Calibrate:
         predicted = self.predicted or macs(context.ann) * steps * self.least > _WORK
         steps = context.timesteps if predicted else steps
         held = largest * (1 if predicted else steps)
-        most = min(self.samples, max(8, _BUDGET // held))
+        budget = _BUDGET * max(1, _LONG // context.timesteps)
+        most = min(self.samples, max(8, budget // held))
         x = context.calibration[choice(context.calibration, most)]
         truth = run_ann(context.ann, x, [n for n in names if n in known])
         job = _Job(self, context, truth, max(1, len(x) * 3 // 4), steps)
