@@ -9,9 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
+from backends.event.program import EventBackend
+from backends.reference import NumpyBackend
+from runs import SPIKES, differences
 from snncompiler import ann
 from snncompiler.decoding import load_decoding
-from snncompiler.driver import check_model, import_network
+from snncompiler.driver import check_model, compile_model, import_network
+from snncompiler.text import record_of
 
 MODELS = Path(__file__).parents[1] / "models"
 TRAINED = sorted(MODELS.glob("*.onnx"))
@@ -44,6 +48,17 @@ def test_import_keeps_what_a_model_computes(file: Path) -> None:
     found = ann.run(network.model, x)
     for name, expected in zip(found, network.outputs(x), strict=True):
         assert ann.relative_error(found[name], expected) < 1e-4
+
+
+@pytest.mark.parametrize("file", TRAINED, ids=lambda f: f.stem)
+def test_a_model_is_proven_exact_and_spikes_the_same_on_both_simulators(file: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, *import_network(file).input_shape)).astype(np.float32)
+    network = compile_model(file, x, recipe="channel-norm", timesteps=4)
+    assert record_of(network.model)["gridded"] is True, network.warnings
+    expected = NumpyBackend(np.float32).build(network.model).run(x[:1], 4, SPIKES)
+    assert any(train.any() for train in expected.trains.values())
+    assert not differences(expected, EventBackend().build(network.model).run(x[:1], 4, SPIKES))
 
 
 @pytest.mark.parametrize("file", sorted(MODELS.glob("*.json")), ids=lambda f: f.stem)
