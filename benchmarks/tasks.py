@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="trained network; beside it the decoding JSON")
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--timesteps", type=int, default=256, help="the longest T")
+    parser.add_argument("--own", action="store_true", help="run NAME@T no longer than T")
     parser.add_argument("--samples", type=int, default=None, help="test images; default: all")
     parser.add_argument("--calibration", type=int, default=64, help="training images")
     given = parser.parse_args()
@@ -112,6 +113,7 @@ def main() -> None:
         kind, _, at = name.partition("@")
         recipe, options = ROWS[kind]
         target = int(at or given.timesteps)
+        longest = target if given.own else given.timesteps
         artifact = compile_model(
             given.model, fit.x, recipe=recipe, timesteps=target, options=options
         )
@@ -124,11 +126,11 @@ def main() -> None:
         else:
             task = Segmentation.of(outputs, maps)
         rows[name] = evaluate(
-            artifact.model, test, timesteps=given.timesteps, task=task, reference=given.model
+            artifact.model, test, timesteps=longest, task=task, reference=given.model
         )
         write(table(title, task.name, rows, steps, rows[name].ann_metrics), title)
         spent = time.perf_counter() - started
-        print(f"{name}: {spent:.0f} s, {rows[name].metrics_at[str(given.timesteps)]}", flush=True)
+        print(f"{name}: {spent:.0f} s, {rows[name].metrics_at[str(longest)]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ and what the spiking network (calibrated so far) does on the same samples on ave
 A quarter of the samples is held out: what does not lower a layer's error there is taken back. The
 readout's weights are corrected, too. What the network sends is simulated or predicted (values
 summed over time, see `backends/sweep.py`). All of it holds for one T, the shorter ones most: what
-is left in a potential after 16 steps is much the same after more, so no more are simulated.
+is left in a potential after 16 steps is much the same after more, so no more are simulated, and
+currents, which make up for it little by little, are corrected by less (`_fade`).
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ from passes.rewiring import (
     v_init_of,
 )
 from snncompiler.ann import run as run_ann
-from snncompiler.graph import CLIP, Array, attribute, shape, weights
+from snncompiler.graph import CLIP, Array, attribute, constant, shape, weights
 from snncompiler.metrics import macs
 from snncompiler.ops import NEURONS
 
 #: Numbers that one value may hold over all steps: what bounds the samples of a simulation. Half the
-#: T, twice as many: the fewer steps there are, the more is to be gained.
+#: T, four times as many: the fewer steps there are, the more is to be gained.
 _BUDGET, _LONG = 9 << 21, 32
 #: Multiply-accumulates that a simulation may cost; a larger network's layers are predicted.
 _WORK = 2e11
@@ -93,7 +94,7 @@ class Calibrate:
         predicted = self.predicted or macs(context.ann) * steps * self.least > _WORK
         steps = context.timesteps if predicted else steps
         held = largest * (1 if predicted else steps)
-        budget = _BUDGET * max(1, _LONG // context.timesteps)
+        budget = _BUDGET * max(1, _LONG // context.timesteps) ** 2
         most = min(self.samples, max(8, budget // held))
         x = context.calibration[choice(context.calibration, most)]
         truth = run_ann(context.ann, x, [n for n in names if n in known])
@@ -106,11 +107,29 @@ class Calibrate:
             done += 1
             context.progress("calibrating", done, len(layers) + len(readers))
 
-        dtype = np.float32
-        context.sweep(model, x, steps, predicted=predicted, dtype=dtype).run(visit)
+        before = {node: list(node.inputs) for node in model.graph}
+        context.sweep(model, x, steps, predicted=predicted, dtype=np.float32).run(visit)
+        _fade(model, before, steps / context.timesteps)
         tidy(model)
         how = "predicted" if predicted else f"simulated for {steps} steps"
         return f"{len(layers)} layers on {len(x)} samples, {how}; {job.summary()}"
+
+
+def _fade(model: ir.Model, before: dict[ir.Node, list[ir.Value | None]], share: float) -> None:
+    """Keep a share of what weights and biases were changed by.
+
+    They make up for charge that has not arrived, so much per step; in more steps than were
+    simulated the same charge is missing, and each step has to bring less of it.
+    """
+    for node in model.graph:
+        if share == 1 or node.op_type in NEURONS:
+            continue
+        known = before.get(node, [None] * len(node.inputs))
+        for index, (old, value) in enumerate(zip(known, list(node.inputs), strict=True)):
+            now = constant(value)
+            if now is not None and old is not value:
+                then = 0.0 if old is None else weights(old).astype(np.float64)
+                set_constant(node, index, then + share * (now - then))
 
 
 @dataclass
