@@ -62,6 +62,10 @@ def test_every_recipe_compiles_and_comes_close(recipe: str) -> None:
     assert output_error(network) < slow.get(recipe, 0.3)
 
 
+def test_corrections_found_in_few_steps_fade_where_there_are_many() -> None:
+    assert compiled("binary", 128).predictions["inf"].output_error < 1e-4  # uncorrected: 1e-5
+
+
 @pytest.mark.parametrize("recipe", ["binary", "ternary", "calibration-light", "separated"])
 def test_the_corrections_of_a_recipe_lower_the_output_error(recipe: str) -> None:
     off = {"calibrate__weights": None, "calibrate__potential": None, "search__rounds": 0}
