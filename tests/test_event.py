@@ -336,7 +336,8 @@ def test_events_are_listed_in_order(seed: int) -> None:
     shape = (*rng.integers(1, 7, 3), groups * int(rng.choice([1, 3, 8, 16, 72])))
     kind = rng.choice([np.int8, np.int32])
     x = (rng.integers(-3, 4, shape) * (rng.random(shape) < rng.random())).astype(kind)
-    if rng.random() < 0.5:
+    binary = rng.random() < 0.5
+    if binary:
         x = (x > 0).astype(kind)
 
     def each(tasks, _work):  # type: ignore[no-untyped-def]
@@ -344,6 +345,12 @@ def test_events_are_listed_in_order(seed: int) -> None:
             task()
 
     spikes = Spikes(x)
+    if binary and rng.random() < 0.7:
+        padded = np.zeros((*shape[:3], -(-shape[3] // 64) * 64), bool)
+        padded[..., : shape[3]] = x
+        bits = np.packbits(padded, axis=-1, bitorder="little").view(np.uint16)
+        spikes = Spikes(bits=bits, channels=shape[3])
+        np.testing.assert_array_equal(spikes.x, x)
     if rng.random() < 0.5:
         np.testing.assert_array_equal(spikes.totals(each), np.abs(x.astype(int)).sum((0, 1)))
     lists = spikes.lists(groups, each)
@@ -379,9 +386,10 @@ def test_blocks_hold_every_weight_once(width: int, groups: int) -> None:
     found = blocks(w, groups)
     for block in found:
         assert block.rows.shape[1] in LANES
-        part = block.rows[:, : block.width].reshape(2, 3, -1)
+        part = block.rows[:-1, : block.width].reshape(2, 3, -1)
         np.testing.assert_array_equal(part, w[..., block.first : block.first + block.width])
         assert not block.rows[:, block.width :].any()
+        assert not block.rows[-1].any()
         assert block.group == block.first // width
     assert sum(block.width for block in found) == width * groups
 

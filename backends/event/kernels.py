@@ -13,9 +13,10 @@ sample and step, and its current is the sum of the rows f + shift of the events 
 
 Work. For each block of outputs, each sample, each position and each step: collect the numbers of
 the rows in one list (short copies and one long loop mislead the branch predictor less than many
-short loops), add the rows with the block kept in vector registers, then integrate, compare, reset.
-Nothing is spent on inputs that are silent, and weights stay in the cache for all steps and samples
-of a task.
+short loops), add the rows, eight at a time, with the block kept in vector registers, then
+integrate, compare, reset. The list ends with numbers of a row of zeros, the last one of the
+weights, to make eight. Nothing is spent on inputs that are silent, and weights stay in the cache
+for all steps and samples of a task.
 
 Arithmetic. On a grid (see `passes/grid.py`) weights are integers times 2^-k, k per output channel.
 Then all this happens in integers: rows of int8, int16 or int32, added in the type of `narrow`,
@@ -28,7 +29,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from backends.event.vectors import add_rows, collect, fire_block
+from backends.event.masks import fire_bits
+from backends.event.vectors import add_rows, collect, fill, fire_block
 
 # Without NRT, Numba counts no references (more work than a quiet window), but may not allocate.
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
@@ -36,9 +38,9 @@ _part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinlin
 
 
 @_part
-def _gather(wide, at, narrow, rows, factors, synapse, lists, b, t, p, lanes):
-    """Add to wide[at:] the rows of all events in the window of output p."""
-    w, pointers, runs, limit = synapse
+def _rows(rows, factors, synapse, lists, b, t, p):
+    """Collect the numbers of the rows of all events in the window of output p; how many."""
+    w, pointers, runs, _ = synapse
     codes, counts, starts, plain = lists
     n = np.int64(0)
     for r in range(pointers[p], pointers[p + 1]):
@@ -48,12 +50,22 @@ def _gather(wide, at, narrow, rows, factors, synapse, lists, b, t, p, lanes):
         if not plain[b, t]:
             collect(factors, n, counts, begin, end, 0)
         n += end - begin
+    fill(rows, n, w.shape[0] - 1)
+    return n
+
+
+@_part
+def _gather(wide, at, narrow, rows, factors, synapse, lists, b, t, p, lanes):
+    """Add to wide[at:] the rows of all events in the window of output p."""
+    w, limit = synapse[0], synapse[3]
+    n = _rows(rows, factors, synapse, lists, b, t, p)
+    scaled = not lists[3][b, t]
     done = np.int64(0)
     while limit and n - done > limit:
-        add_rows(wide, at, narrow, w, rows, factors, done, done + limit, not plain[b, t], lanes)
+        add_rows(wide, at, narrow, w, rows, factors, done, done + limit, scaled, lanes)
         done += limit
     if done < n:
-        add_rows(wide, at, narrow, w, rows, factors, done, n, not plain[b, t], lanes)
+        add_rows(wide, at, narrow, w, rows, factors, done, n, scaled, lanes)
 
 
 @_part
@@ -152,6 +164,60 @@ def fire_on_grid(
                 _copy(v, at, u, here, width)
                 if gamma_neg:
                     _copy(sent, at, count, here, width)
+
+
+@_kernel
+def fire_binary(out, v, span, block, synapse, lists, tap, x, bias, theta, delay, scratch, lanes):
+    """IF neurons that fire at most once, all in integers, as `fire_on_grid`.
+
+    U = V + I;  s = U >= theta;  V = U - theta s. out: bits [B, T, P, C / 16], see `Spikes`. theta
+    [C], in units of 2^-k.
+    """
+    first, last, start, end = span
+    c0, width = block
+    w, limit = synapse[0], synapse[3]
+    u, narrow, rows, factors, constant, threshold = scratch
+    length = 16 * len(lanes)
+    steps, positions, words = out.shape[1:]
+    channels = v.shape[2]
+    chunk = u.size // length
+    for j in range(length):
+        threshold[j] = theta[c0 + j] if j < width else np.int32(2147483647)  # nobody is there
+    for b in range(first, last):
+        for begin in range(start, end, chunk):
+            upto = min(begin + chunk, end)
+            for p in range(begin, upto):
+                here = (p - begin) * length
+                b_, p_ = min(b, bias.shape[0] - 1), min(p, bias.shape[1] - 1)
+                _copy(u, here, v, (b * positions + p) * channels + c0, width)
+                _copy(constant, here, bias, (b_ * bias.shape[1] + p_) * channels + c0, width)
+            for t in range(steps):
+                for p in range(begin, upto):
+                    here = (p - begin) * length
+                    at = ((b * steps + t) * positions + p) * words + c0 // 16
+                    if t < delay:
+                        for j in range(len(lanes)):
+                            out.flat[at + j] = 0
+                        continue
+                    n, done = np.int64(0), np.int64(0)
+                    scaled = False
+                    if synapse[1].size:
+                        n = _rows(rows, factors, synapse, lists, b, t, p)
+                        scaled = not lists[3][b, t]
+                        while limit and n - done > limit:
+                            add_rows(
+                                u, here, narrow, w, rows, factors, done, done + limit, scaled, lanes
+                            )
+                            done += limit
+                    if tap[1].size:
+                        _pass_on(u, here, tap, x, b, t, p, c0, width)
+                    fire_bits(
+                        u, here, constant, threshold, narrow, w, rows, factors, done, n, scaled,
+                        out, at, lanes,
+                    )  # fmt: skip
+            for p in range(begin, upto):
+                at = (b * positions + p) * channels + c0
+                _copy(v, at, u, (p - begin) * length, width)
 
 
 @_kernel

@@ -15,7 +15,7 @@ from snncompiler.graph import Array, attribute, shape, weights
 
 _NONE = np.zeros(0, np.int32)
 #: Rows that are worth adding in 16 bits, rows to look at, weights beyond which not to look closely.
-_FEW, _MANY, _SORTED = 12, 1024, 1 << 25
+_FEW, _MANY, _SORTED = 16, 1024, 1 << 25
 
 
 class Neuron(NamedTuple):
@@ -45,7 +45,7 @@ class Taps(NamedTuple):
 class Rows(NamedTuple):
     """A full connection, for the kernels, cut into blocks.
 
-    limit: rows that the type `narrow` can add, 0: no need of it.
+    limit: rows that the type `narrow` can add, a multiple of 8; 0: no need of it.
     """
 
     blocks: list[Block]
@@ -147,7 +147,8 @@ def summed(
         limit, narrow = 0, wide
         if w.dtype in (np.int8, np.int16):
             room = rows_in_16_bits(w.reshape(-1, w.shape[2]), most)
-            limit, narrow = (room, np.dtype(np.int16)) if room >= _FEW else (limit, narrow)
+            if room >= _FEW:
+                limit, narrow = room // 8 * 8, np.dtype(np.int16)
         pointers, runs = full.windows.runs(full.w.shape[1])
         cut = blocks(w, full.groups)
         rows = Rows(cut, pointers, runs, limit, narrow)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
@@ -37,24 +35,25 @@ class Neurons:
         for full, single in pairs:
             arriving = max(int(most[c.source]) for c in (full, single) if c)
             self.sums.append(Synapses(summed(full, single, others, arriving)))
+        channels, positions = layout(self.value)
+        self.first = self.sums[0] if self.sums else Synapses(nothing(positions, channels))
 
     def run(self, now: Stretch) -> None:
         """Compute the spikes of the stretch and keep the state."""
-        channels, positions = layout(self.value)
-        out = np.empty((now.samples, now.steps, positions, channels), small(self.neuron.most))
         frozen = min(max(self.neuron.delay - now.before, 0), now.steps)
-        grid = self._grid(now, out)
-        if grid is not None:
-            self._on_grid(now, out, frozen, *grid)
+        grid = self._grid(now)
+        if grid is None:
+            now.spikes[self.value] = self._anyhow(now, frozen)
+        elif self._is_binary():
+            now.spikes[self.value] = self._in_bits(now, frozen, *grid)
         else:
-            self._anyhow(now, out, frozen)
-        now.spikes[self.value] = Spikes(out)
+            now.spikes[self.value] = self._on_grid(now, frozen, *grid)
 
-    def _grid(self, now: Stretch, out: Array) -> tuple[Array, Array] | None:
+    def _grid(self, now: Stretch) -> tuple[Array, Array] | None:
         """Units 2^-k [C] and the constant current in them, if 32 bits hold all that can happen."""
         if not self._is_simple():
             return None
-        n, current = self.neuron, self._constant(now, out)
+        n, current = self.neuron, self._constant(now)
         bound = self.sums[0].total.bound * np.exp2(-self.sums[0].total.k) if self.sums else 0.0
         peak = np.maximum(current.max((0, 1)), -current.min((0, 1)))
         largest = now.timesteps * (peak + bound)
@@ -76,29 +75,58 @@ class Neurons:
             return None
         return k, whole[0]
 
-    def _on_grid(self, now: Stretch, out: Array, frozen: int, k: Array, current: Array) -> None:
-        n, synapses = self.neuron, self._synapses(out)
-        v_init = np.ldexp(n.v_init, k).astype(np.int32)
-        shift = (k + np.log2(n.theta)).astype(np.int32)
-        shape_ = (now.samples, *out.shape[2:])
-        if self.node not in now.states:
-            v = np.array(np.broadcast_to(v_init, shape_), np.int32, order="C")
-            sent = np.zeros(shape_ if n.gamma_neg else (0, 0, 0), np.int32)
-            now.states[self.node] = v, sent
-        head = (out, out.reshape(-1), *now.states[self.node])
-        rest = (current, shift, (int(n.gamma), int(n.gamma_neg)), frozen)
-        synapses.call(
-            kernels.fire_on_grid, now, head, *rest, scratch=lambda size: _at_hand(size, out.dtype)
-        )
+    def _in_bits(self, now: Stretch, frozen: int, k: Array, current: Array) -> Spikes:
+        """Neurons that fire at most once a step."""
+        channels, positions = layout(self.value)
+        theta = np.ldexp(self.neuron.theta, k).astype(np.int32)
+        lead = (now.samples, now.steps, positions)
+        # Blocks write all numbers but those that make up 64 channels.
+        out = np.zeros((*lead, -(-channels // 64) * 4), np.uint16)
+        head = (out, self._potentials(now, k)[0])
+        self.first.call(kernels.fire_binary, now, head, current, theta, frozen, scratch=_at_hand)
+        return Spikes(bits=out, channels=channels)
 
-    def _anyhow(self, now: Stretch, out: Array, frozen: int) -> None:
+    def _on_grid(self, now: Stretch, frozen: int, k: Array, current: Array) -> Spikes:
         n = self.neuron
+        out = self._counts(now)
+        shift = (k + np.log2(n.theta)).astype(np.int32)
+        head = (out, out.reshape(-1), *self._potentials(now, k))
+        rest = (current, shift, (int(n.gamma), int(n.gamma_neg)), frozen)
+
+        def scratch(size: int) -> tuple[Array, ...]:
+            potentials, constants, bits = _at_hand(size)
+            counts = np.zeros(len(potentials), np.int32)
+            return potentials, constants, counts, bits, np.zeros(size, out.dtype)
+
+        self.first.call(kernels.fire_on_grid, now, head, *rest, scratch=scratch)
+        return Spikes(out)
+
+    def _potentials(self, now: Stretch, k: Array) -> tuple[Array, Array]:
+        """The state: V [B, P, C] in units of 2^-k, and what was sent, if that matters."""
+        if self.node not in now.states:
+            channels, positions = layout(self.value)
+            shape = (now.samples, positions, channels)
+            v_init = np.ldexp(self.neuron.v_init, k).astype(np.int32)
+            v = np.array(np.broadcast_to(v_init, shape), np.int32, order="C")
+            sent = np.zeros(shape if self.neuron.gamma_neg else (0, 0, 0), np.int32)
+            now.states[self.node] = v, sent
+        found: tuple[Array, Array] = now.states[self.node]
+        return found
+
+    def _counts(self, now: Stretch) -> Array:
+        """Room for counts."""
+        channels, positions = layout(self.value)
+        kind = small(self.neuron.most)
+        return np.empty((now.samples, now.steps, positions, channels), kind)
+
+    def _anyhow(self, now: Stretch, frozen: int) -> Spikes:
+        n, out = self.neuron, self._counts(now)
         shape_ = (now.samples, *out.shape[2:])
         if self.node not in now.states:
             v = np.array(np.broadcast_to(n.v_init, shape_), np.float64, order="C")
             sent = np.zeros(shape_ if n.gamma_neg else (0, 0, 0))
             now.states[self.node] = v, sent
-        constant = self._constant(now, out)
+        constant = self._constant(now)
         extra: Array = _NO_CURRENT
         if self.current.dense or len(self.sums) > 1:
             extra = np.zeros(out.shape)
@@ -108,19 +136,16 @@ class Neurons:
             synapses.call(
                 kernels.sum_currents, now, (extra,), synapses.unit, scratch=synapses.sum_scratch
             )
-        first = self._synapses(out)
         neuron_ = (n.theta, n.gamma, n.gamma_neg, n.alpha)
-        rest = (first.unit, constant, extra, neuron_, frozen)
+        rest = (self.first.unit, constant, extra, neuron_, frozen)
         head = (out, *now.states[self.node])
-        first.call(kernels.fire, now, head, *rest, scratch=first.sum_scratch)
+        self.first.call(kernels.fire, now, head, *rest, scratch=self.first.sum_scratch)
         v = now.states[self.node][0]
         if not np.isfinite(v).all():
             raise not_finite(self.node)
+        return Spikes(out)
 
-    def _synapses(self, out: Array) -> Synapses:
-        return self.sums[0] if self.sums else Synapses(nothing(*out.shape[2:]))
-
-    def _constant(self, now: Stretch, out: Array) -> Array:
+    def _constant(self, now: Stretch) -> Array:
         """What flows at every step alike, [B or 1, P, C]."""
         total = self.bias[None]
         for value in self.current.static:
@@ -133,17 +158,23 @@ class Neurons:
         whole = all(float(g).is_integer() and g < 2**20 for g in (n.gamma, n.gamma_neg))
         return bool(powers) and whole and not self.current.dense
 
+    def _is_binary(self) -> bool:
+        """Whether spikes are bits, 16 channels of which no two blocks share."""
+        n = self.neuron
+        aligned = all(block.first % 16 == 0 for block in self.first.blocks)
+        return n.gamma == 1 and not n.gamma_neg and aligned
+
     def _constants(self) -> list[Array]:
         return [self.bias, self.neuron.theta, self.neuron.v_init]
 
 
-def _at_hand(size: int, kind: np.dtype[Any]) -> tuple[Array, ...]:
-    """Scratch of `fire_on_grid` for a chunk of positions: potentials, constants, counts; shifts.
+def _at_hand(size: int) -> tuple[Array, ...]:
+    """Scratch for a chunk of positions: potentials, constants; for a block: its thresholds.
 
     A chunk is a few kilobytes, so that it stays at hand while time goes by.
     """
-    u, constant, count = (np.zeros(max(1, _CHUNK // size) * size, np.int32) for _ in range(3))
-    return u, constant, count, np.zeros(size, np.int32), np.zeros(size, kind)
+    u, constant = (np.zeros(max(1, _CHUNK // size) * size, np.int32) for _ in range(2))
+    return u, constant, np.zeros(size, np.int32)
 
 
 def not_finite(node: ir.Node) -> InputError:

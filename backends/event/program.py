@@ -37,7 +37,7 @@ from snncompiler.trace import Observe, Trace, join
 _CHECK = 4
 #: Bytes that the values of samples taken at once may use: enough of them to reuse weights, few
 #: enough to stay in the caches; and how many samples at least and at most.
-_PART, _FEWEST, _MOST = 48 << 20, 8, 64
+_PART, _FEWEST, _MOST = 48 << 20, 16, 64
 
 
 class EventBackend:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backends.event import trains
+from backends.event import bit_trains, trains
 from snncompiler.graph import Array
 
 #: Runs tasks that do not depend on each other, given the nanoseconds that they will take.
 Each = Callable[[Iterable[Callable[[], object]], float], None]
-#: Nanoseconds to look at one count.
-_LOOK = 0.2
+#: Nanoseconds to look at one count, and at one bit.
+_LOOK, _LOOK_AT_BIT = 0.2, 0.05
 #: Share of events below which they are quicker to add up than all counts.
 _SPARSE = 0.06
 #: Elements behind the end of a list that kernels may read, or write.
@@ -32,74 +32,106 @@ class Lists(NamedTuple):
 
 
 class Spikes:
-    """Spike counts x[B, T, P, C], small integers, and their events, listed when asked for."""
+    """Spike counts x[B, T, P, C], small integers, and their events, listed when asked for.
 
-    def __init__(self, x: Array) -> None:
-        self.x = x
+    Where all counts are 0 or 1, they may be given as bits, uint16 [B, T, P, 4 ceil(C / 64)]: bit
+    c % 16 of the number c // 16, of C channels; bits beyond are 0.
+    """
+
+    def __init__(
+        self, x: Array | None = None, bits: Array | None = None, channels: int = 0
+    ) -> None:
+        self.bits, self._x = bits, x
+        given = x if bits is None else bits
+        assert given is not None
+        self.samples, self.steps, self.positions, width = given.shape
+        self.channels = width if bits is None else channels
         self._lists: dict[int, list[Lists]] = {}
         self._totals: Array | None = None
+
+    @property
+    def x(self) -> Array:
+        """The counts."""
+        if self._x is None:
+            assert self.bits is not None
+            ones = np.unpackbits(self.bits.view(np.uint8), axis=-1, bitorder="little")
+            self._x = np.ascontiguousarray(ones[..., : self.channels]).view(np.int8)
+        return self._x
+
+    @property
+    def size(self) -> int:
+        """Neurons times steps times samples."""
+        return self.samples * self.steps * self.positions * self.channels
 
     def totals(self, each: Each) -> Array:
         """|count| of every neuron, [P, C], summed over samples and steps."""
         if self._totals is None:
-            samples, steps, positions, width = self.x.shape
-            spans = stretches(samples, steps, 4)
-            sums = [np.zeros(positions * width, np.int32) for _ in spans]
+            spans = stretches(self.samples, self.steps, 4)
+            sums = [self._zeros() for _ in spans]
             listed = self._lists.get(1)
-            few = listed is not None and len(listed[0].codes) < _SPARSE * self.x.size
+            few = listed is not None and len(listed[0].codes) < _SPARSE * self.size
 
             def work(i: int) -> None:
-                if few and listed:
+                if self.bits is not None:
+                    bit_trains.add_bits(self.bits, spans[i], sums[i])
+                elif few and listed:
                     trains.add_events(*listed[0], spans[i], sums[i])
                 else:
                     trains.add_counts(self.x, spans[i], sums[i])
 
-            each((partial(work, i) for i in range(len(sums))), _LOOK * self.x.size)
-            self._totals = np.sum(sums, 0, dtype=np.int64).reshape(positions, width)
+            each((partial(work, i) for i in range(len(sums))), self._look)
+            total = np.sum(sums, 0, dtype=np.int64).reshape(self.positions, -1)
+            self._totals = total[:, : self.channels]
         return self._totals
+
+    def _zeros(self) -> Array:
+        """For the sum of every neuron's counts; for that of every bit, if there are bits."""
+        channels = self.channels if self.bits is None else 16 * self.bits.shape[3]
+        return np.zeros(self.positions * channels, np.int32)
+
+    @property
+    def _look(self) -> float:
+        """Nanoseconds to look at everything."""
+        return (_LOOK if self.bits is None else _LOOK_AT_BIT) * self.size
 
     def lists(self, groups: int, each: Each) -> list[Lists]:
         """The events of every group of channels."""
         if groups not in self._lists:
-            width = self.x.shape[3] // groups
-            cuts = range(0, self.x.shape[3], width)
+            width = self.channels // groups
+            cuts = range(0, self.channels, width)
             self._lists[groups] = [self._list(c, c + width, each) for c in cuts]
         return self._lists[groups]
 
-    def density(self, groups: int, each: Each) -> float:
-        """Events per neuron and step."""
-        return sum(len(part.codes) for part in self.lists(groups, each)) / max(1, self.x.size)
-
-    def _count(self, first: int, last: int, each: Each) -> tuple[Array, Array]:
-        """Events per position, summed up, and whether they are plain."""
-        x = self.x
-        samples, steps, positions, _ = x.shape
-        starts = np.empty((samples, steps, positions + 1), np.int32)
-        plain = np.empty((samples, steps), np.bool_)
-        spans = stretches(samples, steps, 4)
-
-        def work(i: int) -> None:
-            trains.count_events(x, (first, last), spans[i], starts, plain)
-
-        each((partial(work, i) for i in range(len(spans))), _LOOK * x.size)
-        return starts, plain
-
     def _list(self, first: int, last: int, each: Each) -> Lists:
-        x = self.x
-        starts, plain = self._count(first, last, each)
+        """Count the events of these channels, then write them down."""
+        starts = np.empty((self.samples, self.steps, self.positions + 1), np.int32)
+        plain = np.ones((self.samples, self.steps), np.bool_)
+        spans = stretches(self.samples, self.steps, 4)
+
+        def count(i: int) -> None:
+            if self.bits is not None:
+                bit_trains.count_events(self.bits, (first, last), spans[i], starts)
+            else:
+                trains.count_events(self.x, (first, last), spans[i], starts, plain)
+
+        each((partial(count, i) for i in range(len(spans))), self._look)
         sizes = starts[..., -1].astype(np.int64)
         ends = np.cumsum(sizes).reshape(sizes.shape)
         if ends[-1, -1] >= 2**31:
             raise MemoryError("too many events in one stretch; lower --memory")
         starts += (ends - sizes)[..., None].astype(np.int32)
         size = ends[-1, -1]
-        codes, counts = (np.empty(size + PAST, kind)[:size] for kind in (np.int32, x.dtype))
-        spans = stretches(len(starts), starts.shape[1], 4)
+        codes = np.empty(size + PAST, np.int32)[:size]
+        kind = np.dtype(np.int8) if self.bits is not None else self.x.dtype
+        counts = np.empty(size + PAST if self.bits is None else PAST, kind)[:size]
 
-        def work(i: int) -> None:
-            trains.list_events(x, (first, last), spans[i], starts, plain, codes, counts)
+        def write(i: int) -> None:
+            if self.bits is not None:
+                bit_trains.list_events(self.bits, (first, last), spans[i], starts, codes)
+            else:
+                trains.list_events(self.x, (first, last), spans[i], starts, plain, codes, counts)
 
-        each((partial(work, i) for i in range(len(spans))), _LOOK * x.size)
+        each((partial(write, i) for i in range(len(spans))), self._look)
         return Lists(codes, counts, starts, plain)
 
 

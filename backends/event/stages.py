@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backends.event import geometry, trains
+from backends.event import bit_trains, geometry, trains
 from backends.event.layers import Sum
 from backends.event.plan import Moved, Unit
 from backends.event.spikes import PAST, Lists, Spikes
 from backends.event.stretch import Stretch, run_all
-from backends.event.synapses import LANES, Block
+from backends.event.synapses import Block, blocks
 from snncompiler.graph import Array, attribute, shape, weights
 
 #: Nanoseconds: to add a weight, to update a neuron, to look at a count in other ways.
@@ -44,7 +44,8 @@ class Synapses:
     def __init__(self, total: Sum) -> None:
         self.total = total
         self.unit = np.exp2(-total.k.astype(np.float64))
-        self.blocks = total.rows.blocks if total.rows else _blank(total.channels, total.wide)
+        nothing = np.zeros((1, 0, total.channels), total.wide)
+        self.blocks = total.rows.blocks if total.rows else blocks(nothing, 1)
 
     def call(
         self,
@@ -105,20 +106,13 @@ class Synapses:
         cost = _UPDATE * now.samples * now.steps * t.positions * t.channels
         if t.full is not None:
             taps, _, outputs = t.full.w.shape
-            share = min(1.0, t.positions / max(1, now.spikes[t.full.source].x.shape[2]))
+            share = min(1.0, t.positions / max(1, now.spikes[t.full.source].positions))
             cost += _ADD * events * taps * share * outputs / t.full.groups
         return cost
 
     def sum_scratch(self, size: int) -> tuple[Array, ...]:
         """Scratch of `fire` and `sum_currents`."""
         return np.zeros(size, self.total.wide), np.zeros(size)
-
-
-def _blank(channels: int, wide: np.dtype[Any]) -> list[Block]:
-    """Blocks without any weights."""
-    most = next((n for n in reversed(LANES) if n >= channels), LANES[0])
-    starts = range(0, channels, most)
-    return [Block(0, c, min(most, channels - c), np.zeros((0, most), wide)) for c in starts]
 
 
 class Pool:
@@ -135,23 +129,31 @@ class Pool:
 
     def run(self, now: Stretch) -> None:
         """One task per sample."""
-        x = now.spikes[self.source].x
+        spikes = now.spikes[self.source]
         outputs, channels = self.shape
+        packed = spikes.bits is not None
+        arriving = spikes.x if spikes.bits is None else spikes.bits
+        width = arriving.shape[3]  # counts, or numbers of 16 bits
         if self.node not in now.states:
             wide = np.int16 if self.most * now.timesteps < 2**15 else np.int32
-            totals = np.zeros((now.samples, x[0, 0].size), wide)
-            now.states[self.node] = totals, np.zeros((now.samples, outputs * channels), wide)
+            lanes = width * (16 if packed else 1)
+            sizes = (spikes.positions * lanes, outputs * lanes)
+            now.states[self.node] = tuple(np.zeros((now.samples, n), wide) for n in sizes)
         totals, top = (a.reshape(-1) for a in now.states[self.node])
-        out = np.empty((now.samples, now.steps, outputs, channels), self.dtype)
-        flat, arriving = out.reshape(-1), x.reshape(-1)
+        kind = arriving.dtype if packed else self.dtype
+        out = np.empty((now.samples, now.steps, outputs, width), kind)
+        kernel = bit_trains.pool if packed else trains.pool
 
         def work(b: int) -> None:
-            span = (b, b + 1, now.steps, x.shape[2], outputs)
-            windows = (self.pointers, self.taps, channels)
-            trains.pool(flat, arriving, totals, top, span, *windows)
+            span = (b, b + 1, now.steps, spikes.positions, outputs)
+            given = (out.reshape(-1), arriving.reshape(-1), totals, top)
+            kernel(*given, span, self.pointers, self.taps, width)
 
-        now.each(run_all(work, ((b,) for b in range(now.samples))), _LOOK * x.size)
-        now.spikes[self.node.outputs[0]] = Spikes(out)
+        cost = _LOOK * spikes.size * (0.25 if packed else 1)
+        now.each(run_all(work, ((b,) for b in range(now.samples))), cost)
+        now.spikes[self.node.outputs[0]] = (
+            Spikes(bits=out, channels=channels) if packed else Spikes(out)
+        )
 
 
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations")

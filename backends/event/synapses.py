@@ -19,7 +19,10 @@ _CACHE = 640 << 10
 
 
 class Block(NamedTuple):
-    """Output channels first .. first + width of a group, their rows [rows, lanes] of weights."""
+    """Output channels first .. first + width of a group, their rows [rows + 1, lanes] of weights.
+
+    The last row is one of zeros.
+    """
 
     group: int
     first: int
@@ -104,7 +107,7 @@ def _gain(node: ir.Node) -> Connection | None:
 def blocks(w: Array, groups: int) -> list[Block]:
     """Cut the outputs of weights [taps, channels, outputs] into blocks of full vectors."""
     rows, width = w.shape[0] * w.shape[1], w.shape[2] // groups
-    flat = w.reshape(rows, -1)
+    flat = w.reshape(rows, w.shape[2])
     result = []
     for group in range(groups):
         first, left = group * width, width
@@ -112,8 +115,8 @@ def blocks(w: Array, groups: int) -> list[Block]:
             fitting = (n for n in LANES if n < left + 16 and rows * n * w.itemsize <= _CACHE)
             lanes = next(fitting, LANES[-1])
             used = min(lanes, left)
-            part = np.zeros((rows, lanes), w.dtype)
-            part[:, :used] = flat[:, first : first + used]
+            part = np.zeros((rows + 1, lanes), w.dtype)
+            part[:rows, :used] = flat[:, first : first + used]
             result.append(Block(group, first, used, part))
             first, left = first + used, left - used
     return result

@@ -45,65 +45,94 @@ def collect(_context, target, n, source, begin, end, shift):
 
 
 @intrinsic
+def fill(_context, target, n, number):
+    """target[n + i] = number, i < 16."""
+    signature = types.void(target, types.int64, number)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        to = context.make_array(sig.args[0])(context, b, args[0]).data
+        kind = to.type.pointee
+        same = _spread(b, _resized(b, args[2], kind), 16)
+        b.store(same, _from(b, to, args[1], kind), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
 def add_rows(_context, total, at, narrow, w, rows, factors, first, last, scaled, lanes):
     """total[at + j] += sum of w[rows[i]][j] over first <= i < last; scaled: times factors[i].
 
     The sums of the block, len(lanes) x 16 numbers of the type of `narrow`, stay in vector
-    registers.
+    registers. Rows are taken eight at a time: behind the last there must be numbers of a row of
+    zeros.
     """
-    length = 16 * len(lanes)
     index = types.int64
     signature = types.void(total, index, narrow, w, rows, factors, index, index, scaled, lanes)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        target, small, table, numbers, times = (
+        target, *pointers = (
             context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 3, 4, 5)
         )
-        target = b.gep(target, [args[1]])
-        kind, stored = small.type.pointee, table.type.pointee
-        real = isinstance(kind, ir.DoubleType)
-        whole = _BITS // (64 if real else kind.width)
-        pieces = [(at, min(whole, length - at)) for at in range(0, length, whole)]
-        registers = [cgutils.alloca_once(b, ir.VectorType(kind, n)) for _, n in pieces]
-
-        def place(pointer: Any, piece: tuple[int, int], ty: Any) -> Any:
-            at, n = piece
-            return b.bitcast(b.gep(pointer, [_const(at)]), ir.VectorType(ty, n).as_pointer())
-
-        def factor(i: Any) -> Any:
-            number = b.load(b.gep(times, [i]))
-            return b.sitofp(number, kind) if real else _resized(b, number, kind)
-
-        def add_all(scales: bool) -> None:
-            with cgutils.for_range(b, args[7], start=args[6], intp=_INDEX) as loop:
-                row = b.sext(b.load(b.gep(numbers, [loop.index])), _INDEX)
-                row = b.gep(table, [b.mul(row, _const(length))])
-                scale = factor(loop.index) if scales else None
-                for piece, register in zip(pieces, registers, strict=True):
-                    x = b.load(place(row, piece, stored), align=1)
-                    if stored != kind:
-                        x = b.sext(x, ir.VectorType(kind, piece[1]))
-                    if scale is not None:
-                        x = (b.fmul if real else b.mul)(x, _spread(b, scale, piece[1]))
-                    total = b.load(register)
-                    b.store((b.fadd if real else b.add)(total, x), register)
-
-        for piece, register in zip(pieces, registers, strict=True):
-            b.store(ir.Constant(ir.VectorType(kind, piece[1]), None), register)
-        with b.if_else(b.trunc(args[8], ir.IntType(1))) as (weighted, plain):
-            with weighted:
-                add_all(True)
-            with plain:
-                add_all(False)
-        wide = target.type.pointee
-        for piece, register in zip(pieces, registers, strict=True):
-            x, where = b.load(register), place(target, piece, wide)
-            x = x if kind == wide else b.sext(x, ir.VectorType(wide, piece[1]))
-            y = b.load(where, align=1)
-            b.store((b.fadd if real else b.add)(y, x), where, align=1)
+        target, wide = b.gep(target, [args[1]]), target.type.pointee
+        span = (args[6], args[7])
+        for at, x in sum_of_rows(b, tuple(pointers), span, args[8], 16 * len(lanes)):
+            kind, n = x.type.element, x.type.count
+            x = x if kind == wide else b.sext(x, ir.VectorType(wide, n))
+            place = b.bitcast(b.gep(target, [_const(at)]), x.type.as_pointer())
+            y = b.load(place, align=1)
+            b.store((b.fadd if isinstance(wide, ir.DoubleType) else b.add)(y, x), place, align=1)
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+def sum_of_rows(
+    b: Any, pointers: tuple[Any, ...], span: tuple[Any, Any], scaled: Any, length: int
+) -> list[tuple[int, Any]]:
+    """Emit what `add_rows` tells; returns vectors that make up the block, and where each begins.
+
+    pointers: to numbers of the type of sums, weights, numbers of rows, factors. span: first, last.
+    """
+    small, table, numbers, times = pointers
+    kind, stored = small.type.pointee, table.type.pointee
+    real = isinstance(kind, ir.DoubleType)
+    whole = _BITS // (64 if real else kind.width)
+    pieces = [(at, min(whole, length - at)) for at in range(0, length, whole)]
+    registers = [cgutils.alloca_once(b, ir.VectorType(kind, n)) for _, n in pieces]
+    together = max(1, 8 // -(-len(pieces) // 4))  # how many rows, such that the code stays short
+
+    def factor(i: Any) -> Any:
+        number = b.load(b.gep(times, [i]))
+        return b.sitofp(number, kind) if real else _resized(b, number, kind)
+
+    def add_one(i: Any, scales: bool) -> None:
+        row = b.sext(b.load(b.gep(numbers, [i])), _INDEX)
+        row = b.gep(table, [b.mul(row, _const(length))])
+        scale = factor(i) if scales else None
+        for (at, n), register in zip(pieces, registers, strict=True):
+            place = b.bitcast(b.gep(row, [_const(at)]), ir.VectorType(stored, n).as_pointer())
+            x = b.load(place, align=1)
+            if stored != kind:
+                x = b.sext(x, ir.VectorType(kind, n))
+            if scale is not None:
+                x = (b.fmul if real else b.mul)(x, _spread(b, scale, n))
+            b.store((b.fadd if real else b.add)(b.load(register), x), register)
+
+    def add_all(scales: bool) -> None:
+        at_once = min(together, 2) if scales else together
+        with cgutils.for_range_slice(b, *span, _const(at_once), _INDEX) as (i, _):
+            for j in range(at_once):
+                add_one(b.add(i, _const(j)), scales)
+
+    for (_, n), register in zip(pieces, registers, strict=True):
+        b.store(ir.Constant(ir.VectorType(kind, n), None), register)
+    with b.if_else(b.trunc(scaled, ir.IntType(1))) as (weighted, plain):
+        with weighted:
+            add_all(True)
+        with plain:
+            add_all(False)
+    return [(at, b.load(register)) for (at, _), register in zip(pieces, registers, strict=True)]
 
 
 @intrinsic

@@ -1,0 +1,148 @@
+"""Vector instructions on spikes of binary neurons: a bit for each, 16 channels in a number.
+
+As in `vectors`, which these go on from; the first channel is the lowest bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from backends.event.vectors import sum_of_rows
+
+_INDEX = ir.IntType(64)
+_NUMBER = ir.IntType(32)
+_SHORT = ir.IntType(16)
+
+
+@intrinsic
+def fire_bits(
+    _context, u, here, bias, theta, narrow, w, rows, factors, first, last, scaled, out, at, lanes
+):
+    """U = u + bias + sum of rows (as `add_rows`);  s = U >= theta;  u = U - theta s;  out = s.
+
+    u and bias from their element `here` on, int32; out: bits, from its element `at` on.
+    """
+    index = types.int64
+    signature = types.void(
+        u, index, bias, theta, narrow, w, rows, factors, index, index, scaled, out, index, lanes
+    )
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        data = {
+            i: context.make_array(sig.args[i])(context, b, args[i]).data
+            for i in (0, 2, 3, 4, 5, 6, 7, 11)
+        }
+        potential, constant = (b.gep(data[i], [args[1]]) for i in (0, 2))
+        target = b.gep(data[11], [args[12]])
+        pointers = tuple(data[i] for i in (4, 5, 6, 7))
+        sums = sum_of_rows(b, pointers, (args[8], args[9]), args[10], 16 * len(lanes))
+        for at, x in sums:
+            n = x.type.count
+            vector = ir.VectorType(_NUMBER, n)
+
+            def load(pointer: Any, at: int = at, vector: Any = vector) -> Any:
+                place = b.bitcast(b.gep(pointer, [_const(at)]), vector.as_pointer())
+                return b.load(place, align=4)
+
+            x = x if x.type.element == _NUMBER else b.sext(x, vector)
+            total = b.add(b.add(load(potential), load(constant)), x)
+            limit = load(data[3])
+            fires = b.icmp_signed(">=", total, limit)
+            left = b.select(fires, b.sub(total, limit), total)
+            place = b.bitcast(b.gep(potential, [_const(at)]), vector.as_pointer())
+            b.store(left, place, align=4)
+            word = b.bitcast(b.gep(target, [_const(at // 16)]), ir.IntType(n).as_pointer())
+            b.store(b.bitcast(fires, ir.IntType(n)), word, align=2)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def add_bits(_context, totals, here, x, at, n):
+    """totals[here + i] += bit i of x[at:], 16 n bits in all."""
+    index = types.int64
+    signature = types.void(totals, index, x, index, index)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
+        vector = ir.VectorType(target.type.pointee, 16)
+        with cgutils.for_range(b, args[4], intp=_INDEX) as loop:
+            word = b.load(b.gep(source, [b.add(args[3], loop.index)]))
+            ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 16)), vector)
+            j = b.add(args[1], b.mul(loop.index, _const(16)))
+            place = b.bitcast(b.gep(target, [j]), vector.as_pointer())
+            b.store(b.add(b.load(place, align=1), ones), place, align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def rise_bits(_context, out, at, totals, base, top, here, taps, begin, end, channels):
+    """Bit c of out[at:] = M > top;  top = M, as `vectors.pool_windows` for all `channels`.
+
+    channels: a multiple of 16.
+    """
+    index = types.int64
+    signature = types.void(out, index, totals, index, top, index, taps, index, index, index)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        result, source, before, places = (
+            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4, 6)
+        )
+        vector = ir.VectorType(source.type.pointee, 16)
+        largest = cgutils.alloca_once(b, vector)
+
+        def seen(r: Any, j: Any) -> Any:
+            q = b.sext(b.load(b.gep(places, [r])), _INDEX)
+            start = b.add(args[3], b.add(b.mul(q, args[9]), j))
+            return b.load(b.bitcast(b.gep(source, [start]), vector.as_pointer()), align=1)
+
+        with cgutils.for_range(b, b.sdiv(args[9], _const(16)), intp=_INDEX) as loop:
+            j = b.mul(loop.index, _const(16))
+            b.store(seen(args[7], j), largest)
+            with cgutils.for_range(b, args[8], b.add(args[7], _const(1)), intp=_INDEX) as window:
+                x, y = seen(window.index, j), b.load(largest)
+                b.store(b.select(b.icmp_signed(">", x, y), x, y), largest)
+            place = b.bitcast(b.gep(before, [b.add(args[5], j)]), vector.as_pointer())
+            rises = b.icmp_signed(">", b.load(largest), b.load(place, align=1))
+            b.store(b.load(largest), place, align=1)
+            word = b.bitcast(rises, _SHORT)
+            b.store(word, b.gep(result, [b.add(args[1], loop.index)]), align=2)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def count_bits(_context, totals, here, x, at, stride, n):
+    """totals[here + i] += how often bit i of x[at + k stride:] is set, i < 64, k < n <= 255."""
+    index = types.int64
+    signature = types.void(totals, index, x, index, index, index)
+    vector, wide = (ir.VectorType(ir.IntType(w), 64) for w in (8, 32))
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
+        count = cgutils.alloca_once(b, vector)
+        b.store(ir.Constant(vector, None), count)
+        with cgutils.for_range(b, args[5], intp=_INDEX) as loop:
+            place = b.gep(source, [b.add(args[3], b.mul(loop.index, args[4]))])
+            word = b.load(b.bitcast(place, _INDEX.as_pointer()), align=2)
+            ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 64)), vector)
+            b.store(b.add(b.load(count), ones), count)
+        place = b.bitcast(b.gep(target, [args[1]]), wide.as_pointer())
+        more = b.add(b.load(place, align=4), b.zext(b.load(count), wide))
+        b.store(more, place, align=4)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _const(number: int) -> Any:
+    return ir.Constant(_INDEX, number)
