@@ -11,22 +11,18 @@ spikes of a single step binds; what a perfect neuron would send otherwise.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
 from itertools import pairwise
 from operator import is_
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import DTypeLike
-from threadpoolctl import ThreadpoolController
 
 from backends import numpy_ops as ops
 from backends.base import Network, per_channel, take_apart
 from backends.definitions import Values, evaluate, initial_state, parameters_of, spike
+from backends.workers import available_cores, workers
 from snncompiler.ann import probe
 from snncompiler.graph import Array, attribute, constant, data_inputs, rank, shape, weights
 from snncompiler.ops import DOMAIN, NEURONS
@@ -34,24 +30,9 @@ from snncompiler.ops import DOMAIN, NEURONS
 #: Numbers of one step that stay in a core's cache, states included.
 _CACHED = 1 << 14
 #: Rows of a convolution that are worth cutting up for the cores there are.
-_ROWS, _CORES = 64, os.cpu_count() or 1
+_ROWS, _CORES = 64, available_cores()
 #: Called before a neuron or readout takes its current: may change it and the synapse before.
 Visit = Callable[["Sweep", ir.Node], None]
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-@contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
-    """A thread for each core; BLAS must not start more of its own in every one of them."""
-    with (
-        _libraries().limit(limits=1, user_api="blas"),
-        ThreadPoolExecutor(_CORES) as pool,
-    ):
-        yield pool
 
 
 class Sweep:
@@ -192,7 +173,7 @@ class Sweep:
             return evaluate(node, inputs, parameters)
         cuts = np.linspace(0, len(x), 2 * _CORES + 1).astype(int)
         parts = [{**inputs, node.inputs[0]: x[a:b]} for a, b in pairwise(cuts)]
-        with _workers() as pool:
+        with workers(_CORES) as pool:
             found = pool.map(lambda part: evaluate(node, part, parameters), parts)
             return np.concatenate(list(found))
 
@@ -237,7 +218,7 @@ class Sweep:
         """Do the work for a few samples at a time, whose states fit the cache, on all cores."""
         part = max(1, _CACHED // steps[0, 0].size)
         slices = [slice(a, a + part) for a in range(0, steps.shape[1], part)]
-        with _workers() as pool:
+        with workers(_CORES) as pool:
             list(pool.map(work, slices))
 
     def _sum(self, node: ir.Node, x: Array) -> Array:

@@ -24,8 +24,9 @@ import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from backends.event.program import EventBackend, available_cores
+from backends.event.program import EventBackend
 from backends.reference import NumpyBackend
+from backends.workers import available_cores
 from snncompiler.driver import compile_model
 from snncompiler.metrics import synaptic_operations
 from snncompiler.trace import Observe

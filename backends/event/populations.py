@@ -36,12 +36,15 @@ class Neurons:
             arriving = max(int(most[c.source]) for c in (full, single) if c)
             self.sums.append(Synapses(summed(full, single, others, arriving)))
         channels, positions = layout(self.value)
+        self._fixed: dict[int, tuple[Array, Array]] = {}  # by T: what `_grid` finds for every sample
         self.first = self.sums[0] if self.sums else Synapses(nothing(positions, channels))
 
     def run(self, now: Stretch) -> None:
         """Compute the spikes of the stretch and keep the state."""
         frozen = min(max(self.neuron.delay - now.before, 0), now.steps)
-        grid = self._grid(now)
+        grid = self._fixed.get(now.timesteps) or self._grid(now)
+        if grid is not None and not self.current.static:
+            self._fixed[now.timesteps] = grid
         if grid is None:
             now.spikes[self.value] = self._anyhow(now, frozen)
         elif self._is_binary():

@@ -9,9 +9,8 @@ sample is cut into blocks of neurons instead.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from itertools import pairwise
 from threading import Event
 from typing import Any
@@ -30,6 +29,7 @@ from backends.event.stages import Order, Pool, Stage, Twin
 from backends.event.tail import Tail
 from backends.event.windowed import Turns, Wait
 from backends.reference import NumpyProgram
+from backends.workers import available_cores, workers
 from snncompiler.graph import Array, constant
 from snncompiler.trace import Observe, Trace, join
 
@@ -66,12 +66,6 @@ class EventBackend:
             if not is_known(node):
                 raise unsupported(node, self.name)
         return EventProgram(network, self.threads, self.memory, self.early_exit)
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone knows it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class EventProgram:
@@ -114,7 +108,7 @@ class EventProgram:
                 progress(sum(t.samples for t in traces.values()) * timesteps, len(x) * timesteps)
 
         stop = Event()
-        with ThreadPoolExecutor(self.threads) as pool:
+        with workers(self.threads) as pool:
             try:
                 if len(parts) == 1 or self.threads == 1:
                     inner = pool if self.threads > 1 else None

@@ -16,6 +16,8 @@ from snncompiler.graph import Array
 Each = Callable[[Iterable[Callable[[], object]], float], None]
 #: Nanoseconds to look at one count, and at one bit.
 _LOOK, _LOOK_AT_BIT = 0.2, 0.05
+#: Nanoseconds below which a second thread costs more than it saves.
+WORTH = 2e5
 #: Share of events below which they are quicker to add up than all counts.
 _SPARSE = 0.06
 #: Elements behind the end of a list that kernels may read, or write.
@@ -66,7 +68,7 @@ class Spikes:
     def totals(self, each: Each) -> Array:
         """|count| of every neuron, [P, C], summed over samples and steps."""
         if self._totals is None:
-            spans = stretches(self.samples, self.steps, 4)
+            spans = self._spans()
             sums = [self._zeros() for _ in spans]
             listed = self._lists.get(1)
             few = listed is not None and len(listed[0].codes) < _SPARSE * self.size
@@ -89,6 +91,10 @@ class Spikes:
         channels = self.channels if self.bits is None else 16 * self.bits.shape[3]
         return np.zeros(self.positions * channels, np.int32)
 
+    def _spans(self) -> list[tuple[int, int, int, int]]:
+        """Pieces of work for some threads."""
+        return stretches(self.samples, self.steps, 4 if self._look > WORTH else 1)
+
     @property
     def _look(self) -> float:
         """Nanoseconds to look at everything."""
@@ -106,7 +112,7 @@ class Spikes:
         """Count the events of these channels, then write them down."""
         starts = np.empty((self.samples, self.steps, self.positions + 1), np.int32)
         plain = np.ones((self.samples, self.steps), np.bool_)
-        spans = stretches(self.samples, self.steps, 4)
+        spans = self._spans()
 
         def count(i: int) -> None:
             if self.bits is not None:

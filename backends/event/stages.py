@@ -16,7 +16,7 @@ from backends.event.synapses import Block, blocks
 from snncompiler.graph import Array, attribute, shape, weights
 
 #: Nanoseconds: to add a weight, to update a neuron, to look at a count in other ways.
-_ADD, _UPDATE, _LOOK = 0.05, 0.5, 0.5
+_ADD, _UPDATE, _LOOK = 0.03, 0.25, 0.5
 _NONE = np.zeros(0, np.int32)
 _NO_RUNS = np.zeros((0, 3), np.int32)
 _NO_LISTS = Lists(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, wait
 from dataclasses import dataclass, field
@@ -12,12 +13,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from backends.event.spikes import Spikes
+from backends.event.spikes import WORTH, Spikes
 from snncompiler.graph import Array, shape
 
 Task = Callable[[], object]
-#: Nanoseconds below which a second thread costs more than it saves.
-_WORTH = 1e6
 
 
 @dataclass
@@ -45,22 +44,30 @@ class Stretch:
 
     def each(self, tasks: Iterable[Task], work: float) -> None:
         """Run tasks that do not depend on each other; work: all their nanoseconds, at a guess."""
-        if self.pool is None or not self.is_shared(work):
-            for task in tasks:
+        left = deque(tasks)
+
+        def work_off() -> None:
+            while left:
+                try:
+                    task = left.popleft()
+                except IndexError:  # another thread took the last one
+                    return
                 task()
-            return
-        futures = [self.pool.submit(task) for task in tasks]
+
+        # The caller works, too: it need not wake up, and there are as many threads as cores.
+        others = min(self.threads, len(left)) - 1 if self.is_shared(work) else 0
+        futures = [self.pool.submit(work_off) for _ in range(others)] if self.pool else []
         try:
-            wait(futures)
+            work_off()
         finally:
-            for future in futures:
-                future.cancel()
+            left.clear()
+            wait(futures)
         for future in futures:
             future.result()
 
     def is_shared(self, work: float) -> bool:
         """Whether so many nanoseconds of work are for several threads."""
-        return self.pool is not None and work > _WORTH
+        return self.pool is not None and work > WORTH
 
     def spans(self, positions: int, blocks: int) -> Sequence[tuple[int, int, int, int]]:
         """Samples and positions, (first, last) each: with the blocks, enough tasks for all."""
