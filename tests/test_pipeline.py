@@ -194,6 +194,17 @@ def test_activations_currents_and_pools_inside_may_be_outputs(recipe: str) -> No
     assert not differences(trace, other)
 
 
+def test_rows_of_currents_may_be_chosen() -> None:
+    net = Net(0)
+    current = net.conv(net.conv_relu(net.input(3, 4, 4), 4), 4)
+    for axis in (2, 3):
+        current = net.op("Gather", current, np.array([0, 0, 2, 1]), axis=axis)
+    model = net.model(net.head(net.relu(current), 3))
+    network = compiled(model, 0, recipe="graded", timesteps=64)
+    x = fresh(model, 0)
+    assert relative_error(float64(network, x, 64).output, original(model, x)[0]) < 0.1
+
+
 @pytest.mark.parametrize("delay", [0, 3])
 def test_a_delay_freezes_the_neurons_and_the_readout_waits(delay: int) -> None:
     model = ARCHITECTURES["mlp"]()
