@@ -24,7 +24,16 @@ from backends.base import Network, per_channel, take_apart
 from backends.definitions import Values, evaluate, initial_state, parameters_of, spike
 from backends.workers import available_cores, workers
 from snncompiler.ann import probe
-from snncompiler.graph import Array, attribute, constant, data_inputs, rank, shape, weights
+from snncompiler.graph import (
+    WEIGHTED,
+    Array,
+    attribute,
+    constant,
+    data_inputs,
+    rank,
+    shape,
+    weights,
+)
 from snncompiler.ops import DOMAIN, NEURONS
 
 #: Numbers of one step that stay in a core's cache, states included.
@@ -74,9 +83,8 @@ class Sweep:
             for use in output.current.uses()
             if use.node.outputs[0].name == output.name
         }
-        self._read = {output.current for output in self.network.outputs}
         self.untimed = {self.network.image, *(n.outputs[0] for n in self.network.static)}
-        self._last = {v: i for i, n in enumerate(self.network.steps) for v in data_inputs(n)}
+        self._last = self._last_uses()
 
     def run(self, visit: Visit | None = None, start: int = 0) -> dict[str, Array]:
         """Go through the network (from node number `start` on); returns the readouts, [N, ...].
@@ -91,8 +99,7 @@ class Sweep:
             self._fired = None
             if not self.keep and node.op_type in NEURONS:
                 for value in [v for v in self.values if v and self._last.get(v, i + 1) < i]:
-                    if value not in self._read:
-                        del self.values[value]
+                    del self.values[value]
         result = {}
         for reader, output in self.readers.items():
             if visit is not None:
@@ -102,6 +109,23 @@ class Sweep:
             scale = self.timesteps if output.mode == "sum" else 1
             result[output.name] = self.mean(current) * scale
         return result
+
+    def _last_uses(self) -> dict[ir.Value, int]:
+        """The number of the last node at which a value is needed.
+
+        What a synapse receives is needed until the neuron, or readout, behind it takes its current:
+        only then may the synapse be changed.
+        """
+        steps = self.network.steps
+        heard = {output.current: len(steps) for output in self.network.outputs}
+        last = dict(heard)
+        for i, node in reversed(list(enumerate(steps))):
+            taken = heard.get(node.outputs[0], i)
+            for value in data_inputs(node):
+                last[value] = max(last.get(value, i), taken if node.op_type in WEIGHTED else i)
+                through = taken if node.op_type in ("Add", "Encode") else i
+                heard[value] = max(heard.get(value, i), through)
+        return last
 
     def mean(self, value: ir.Value) -> Array:
         """A value averaged over the steps, [N, ...]."""

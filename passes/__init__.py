@@ -13,6 +13,7 @@ from passes.legal import Legal
 from passes.neurons import Neurons
 from passes.normalise import Normalise
 from passes.observe import Observe
+from passes.outputs import Outputs
 from passes.pooling import Pooling
 from passes.quantise import Quantise
 from passes.schedule import Schedule
@@ -28,6 +29,7 @@ IMPORT: tuple[Pass, ...] = (
     Simplify(),  # first: one spelling, so that no later pass knows another
     Windows(),  # explicit pads and linear averages, so that affine folding sees convolutions
     Affine(),  # before statistics: thresholds belong to the folded network
+    Outputs(),  # last of the changes: the activations that are outputs, too, are known by now
     Legal(),  # everything refused is refused here, at once
 )
 

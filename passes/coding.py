@@ -19,6 +19,7 @@ from snncompiler.graph import (
     KIND,
     MOVEMENT,
     data_inputs,
+    is_op,
     make_node,
     scale_of,
     set_scale,
@@ -52,11 +53,15 @@ class Coding:
                 if value in static and not (set(node.outputs) & static):
                     node.replace_input_with(index, self._encode(graph, value, steps, encoded))
         for index, value in enumerate(list(graph.outputs)):
-            current = self._encode(graph, value, steps, encoded) if value in static else value
+            producer = value.producer()
+            current: ir.Value | None = value
+            if producer is not None and is_op(producer, "Identity"):
+                current = producer.inputs[0]
+            if current in static:
+                current = self._encode(graph, current, steps, encoded)
             settings = {"mode": self.readout, "start": self.start}
             name = unique_name(graph, f"readout_{index}" if index else "readout")
             node = make_node("Readout", [current, steps], settings, name=name, domain=DOMAIN)
-            producer = value.producer()
             set_sources(node, sources(producer) if producer else [])
             graph.append(node)
             label = value.name

@@ -14,7 +14,7 @@ from snncompiler.graph import ACTIVATIONS, MOVEMENT, WEIGHTED, constant, scale_o
 from snncompiler.quantisers import limits_of
 from snncompiler.refusals import REASONS
 
-LEGAL = ACTIVATIONS | MOVEMENT | WEIGHTED | {"Add", "MaxPool"}
+LEGAL = ACTIVATIONS | MOVEMENT | WEIGHTED | {"Add", "MaxPool", "Identity"}
 _OTHERWISE = (
     "no spiking lowering is known for it",
     "replace it by convolutions, pools, sums and rectifiers",

@@ -138,6 +138,8 @@ def _select(node: ir.Node, _context: Context) -> bool:
     axis = _axis(attribute(node, "axis", 0), rank(x))
     if index.ndim > 1:
         raise Refusal("its indices are a table", "select along one axis with a list of indices")
+    if index.ndim == 1 and axis == attribute(node, "axis") and (index >= 0).all():
+        return False
     size = shape(x)[axis - 1]
     new = [_gather(node, x, axis, np.atleast_1d(index) % size)]
     if index.ndim == 0:
@@ -145,8 +147,6 @@ def _select(node: ir.Node, _context: Context) -> bool:
         if not target:
             raise Refusal("it leaves no axis but the batch", "keep the axis")
         new.append(shaped(node, new[0].outputs[0], target))
-    elif axis == attribute(node, "axis") and (index >= 0).all():
-        return False
     replace([node], new)
     return True
 

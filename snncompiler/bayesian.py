@@ -32,6 +32,15 @@ def percentile(u: float) -> float:
     return float(round(100 * (1 - 10**-u), 6))
 
 
+def require_package() -> None:
+    """Fail before the work if the optimiser is missing.
+
+    Raises:
+        InputError: the package bayesian-optimization is not installed.
+    """
+    _process(0)
+
+
 def suggest(history: Sequence[tuple[float, float]], seed: int = 0) -> float:
     """The next u to try.
 

@@ -186,7 +186,7 @@ def run(
         from snncompiler.dump import make_folder
         from snncompiler.evaluation import evaluate
         from snncompiler.graph import shape
-        from snncompiler.pictures import require_pillow
+        from snncompiler.pictures import require_drawable
         from snncompiler.report import run_table
         from snncompiler.tasks import check_choice, load_task
 
@@ -203,7 +203,7 @@ def run(
         )
         purpose = load_task(task, network, data, samples, decode)
         if save_images is not None:
-            require_pillow()
+            require_drawable(shape(network.graph.inputs[0]))
             make_folder(save_images)
         with progress_bar() as progress:
             result = evaluate(

@@ -70,9 +70,10 @@ def tune(
             )
         session.show(tuned_table(found))
         if found.winner is None:
+            reasons = [score.failed for _trial, score in found.trials if score.failed]
             raise refuse(
                 "the search found nothing",
-                "no trial was finished, or none within the time steps allowed",
+                (reasons or ["no trial was finished, or none within the time steps allowed"])[0],
                 "give it a larger --budget or --max-timesteps",
             )
         best, _score = found.winner

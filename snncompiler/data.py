@@ -65,7 +65,7 @@ def _labels(
         raise refuse(
             f"the labels 'y' in '{path}' are {y.dtype} {list(y.shape)}",
             "one integer per sample is needed",
-            "save class indices; for label maps or boxes choose --task segmentation or detection",
+            "save class indices (label maps and boxes: 'snnc run --task segmentation', detection)",
         )
     if len(y) != samples:
         raise refuse(

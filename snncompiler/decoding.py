@@ -40,6 +40,8 @@ from snncompiler.graph import Array
 _KINDS = {"yolo": ("output",), "retinanet": ("boxes", "scores")}
 _NEEDED = ("kind", "image", "classes", "levels")
 _OPTIONAL = {"score_threshold": 0.05, "nms_overlap": 0.5, "most": 100}
+#: Sides and strides that mean something, in pixels.
+_LEAST, _MOST = 1e-3, 1e6
 #: exp() of more than this is no size of a box but a wild output.
 _LARGEST = math.log(1000 / 16)
 
@@ -158,7 +160,8 @@ def load_decoding(path: str | Path) -> Decoding:
     if not _numbers(image, 2) or any(int(s) != s for s in image):
         raise _wrong(path, "'image' has to be [height, width] in pixels")
     classes = given["classes"]
-    if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
+    named = isinstance(classes, list) and all(isinstance(c, str) and c for c in classes)
+    if not named or not classes:
         raise _wrong(path, "'classes' has to be a list of names")
     if not isinstance(given["levels"], list) or not given["levels"]:
         raise _wrong(path, "'levels' has to be a list of at least one object")
@@ -183,7 +186,7 @@ def _level(path: str | Path, kind: str, index: int, given: Any) -> Level:
     _check_keys(path, where, given, (*_KINDS[kind], "stride", "anchors"), ())
     if not all(isinstance(given[k], str) for k in _KINDS[kind]):
         raise _wrong(path, f"{where} has to name its outputs")
-    if not _number(given["stride"]) or given["stride"] <= 0:
+    if not _numbers([given["stride"]], 1):
         raise _wrong(path, f"the stride of {where} has to be a number of pixels above 0")
     anchors = given["anchors"]
     if not (isinstance(anchors, list) and anchors and all(_numbers(a, 2) for a in anchors)):
@@ -211,14 +214,14 @@ def _check_keys(
 
 
 def _number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) in (int, float) and abs(value) <= _MOST  # type: ignore[arg-type]
 
 
 def _numbers(value: object, count: int) -> bool:
-    """Whether it is a list of so many positive numbers."""
-    return (
-        isinstance(value, list) and len(value) == count and all(_number(v) and v > 0 for v in value)
-    )
+    """Whether it is a list of so many sizes in pixels."""
+    if not isinstance(value, list) or len(value) != count:
+        return False
+    return all(_number(v) and v >= _LEAST for v in value)
 
 
 def _wrong(path: str | Path, why: str) -> InputError:

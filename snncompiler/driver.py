@@ -194,6 +194,7 @@ def compile_model(
             "a spiking network runs for at least one time step (and at most 2^20)",
             "choose --timesteps 8 to 128 for most networks",
         )
+    check_seed(seed)
     if form not in ("normalised", "physical"):
         raise refuse(f"there is no form '{form}'", "there are two", "use normalised or physical")
     pipeline = [
@@ -287,6 +288,13 @@ def _finish(
     for proto in functions():
         function = ir.serde.deserialize_function(proto)
         model.functions[function.identifier()] = function
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError unless random numbers can be drawn from the seed."""
+    if seed < 0:
+        why = "random numbers follow from a whole number, 0 or more"
+        raise refuse(f"cannot use the seed {seed}", why, "choose --seed 0")
 
 
 def input_shape(proto: onnx.ModelProto) -> tuple[int, ...]:

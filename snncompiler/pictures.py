@@ -19,12 +19,18 @@ _CAPTION = 14  # pixels, height of the line above a picture
 _LEAST = 160  # pixels; smaller pictures are enlarged by a whole factor
 
 
-def require_pillow() -> None:
-    """Fail before the work if pictures cannot be drawn.
+def require_drawable(sample: tuple[int, ...]) -> None:
+    """Fail before the work if pictures of samples of this shape cannot be drawn.
 
     Raises:
-        InputError: Pillow is missing.
+        InputError: they are no images [C, H, W], or Pillow is missing.
     """
+    if len(sample) != 3:
+        raise refuse(
+            f"samples of shape {list(sample)} are no images",
+            "pictures are drawn of [channels, height, width]",
+            "leave out --save-images",
+        )
     if importlib.util.find_spec("PIL") is None:
         raise refuse(
             "pictures need Pillow",

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from snncompiler.graph import (
     Array,
     add_constant,
+    bypass,
     constant,
     graph_of,
     is_op,
@@ -30,6 +31,7 @@ from snncompiler.graph import (
     sole_user,
     sources,
 )
+from snncompiler.graph import replace as put_in_place
 from snncompiler.graph import set_sources as name_sources
 from snncompiler.quantisers import limit, spread_out
 
@@ -75,10 +77,12 @@ class _Quantiser:
 def recognise(model: ir.Model) -> int:
     """Bring every quantised activation to its canonical form (`quantisers.limit`); how many."""
     found = 0
-    for node in list(model.graph):
-        if node.graph is None or node.op_type not in _ROUNDING:
+    rounding = [n for n in model.graph if n.op_type in _ROUNDING]
+    if rounding:
+        _drop_straight_through(model)
+    for node in rounding:
+        if node.graph is None:
             continue
-        _drop_straight_through(node)
         quantiser = _around(node)
         if quantiser is not None:
             _put(quantiser)
@@ -86,18 +90,23 @@ def recognise(model: ir.Model) -> int:
     return found
 
 
-def _drop_straight_through(node: ir.Node) -> None:
-    """x + (round(x) - x), how a straight-through estimator is exported, is round(x)."""
-    x, rounded = node.inputs[0], node.outputs[0]
-    for use in list(rounded.uses()):
-        error = use.node
-        if error.op_type != "Sub" or error.inputs[1] is not x:
-            continue
-        for last in [u.node for u in error.outputs[0].uses()]:
+def _drop_straight_through(model: ir.Model) -> None:
+    """x + (q - x) and q - (q - x), how straight-through estimators are exported, are q and x."""
+    for error in [n for n in model.graph if n.op_type == "Sub"]:
+        if error.graph is None:
+            continue  # it was such an end
+        q, x = error.inputs
+        for last in [use.node for use in error.outputs[0].uses()]:
+            value = None
             if last.op_type == "Add" and {*last.inputs} == {x, error.outputs[0]}:
-                ir.convenience.replace_all_uses_with(last.outputs[0], rounded)
-                graph_of(last).remove(last, safe=True)
-        if not error.outputs[0].uses():
+                value = q
+            elif last.op_type == "Sub" and (*last.inputs,) == (q, error.outputs[0]):
+                value = x
+            if value is not None:
+                same = make_node("Identity", [value], name=str(last.name))
+                put_in_place([last], [same])
+                bypass(same)
+        if not error.outputs[0].uses() and not error.outputs[0].is_graph_output():
             graph_of(error).remove(error, safe=True)
 
 

@@ -116,7 +116,7 @@ def insert(
         if node.op_type in ("LeakyRelu", "PRelu"):
             new.append(make_node(node.op_type, [x, *node.inputs[1:]], name=f"{name}_leaky"))
             new[0].attributes.update({a.name: a for a in node.attributes.values()})
-            lowest = -gamma * timesteps
+            lowest = -float(gamma * timesteps)
         numbers = {
             "scaled": ("Mul", [spread_out(timesteps / theta, x)]),
             "half": ("Add", [np.array(0.5)]),

@@ -266,6 +266,7 @@ def tuned_table(tuned: Tuned) -> RenderableType:
     word = "interrupted after " if tuned.interrupted else ""
     failed = sum(bool(score.failed) for _, score in tuned.trials)
     note = f", {failed} could not be compiled" if failed else ""
+    note += "" if tuned.labelled else "; without labels the trained network tells the loss"
     return Group(table, Text(f"\n{word}{len(tuned.trials)} trials{note}; * compiled"))
 
 

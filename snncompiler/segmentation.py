@@ -17,8 +17,8 @@ def confusions(answers: Array, truth: Array, classes: int) -> Array:
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def shares(table: Array) -> dict[str, float]:
-    """The metrics of a table of confusions n_ij, t_i = sum_j n_ij, in [0, 1].
+def shares(table: Array) -> dict[str, float | None]:
+    """The metrics of a table of confusions n_ij, t_i = sum_j n_ij, in [0, 1]; None of nothing.
 
     pixel_accuracy: sum_i n_ii / sum_i t_i. mean_accuracy: mean of n_ii / t_i over the classes that
     occur. mean_iou: mean of n_ii / (t_i + sum_j n_ji - n_ii) over the classes that occur or are
@@ -26,11 +26,14 @@ def shares(table: Array) -> dict[str, float]:
     """
     right, true, answered = np.diag(table), table.sum(1), table.sum(0)
     total, union = true.sum(), true + answered - right
+    if not total:
+        names = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
+        return dict.fromkeys(names)
     iou = np.divide(right, union, out=np.zeros(len(table)), where=union > 0)
     accuracy = np.divide(right, true, out=np.zeros(len(table)), where=true > 0)
     return {
-        "pixel_accuracy": float(right.sum() / max(total, 1)),
-        "mean_accuracy": float(accuracy.sum() / max((true > 0).sum(), 1)),
-        "mean_iou": float(iou.sum() / max((union > 0).sum(), 1)),
-        "frequency_weighted_iou": float((true * iou).sum() / max(total, 1)),
+        "pixel_accuracy": float(right.sum() / total),
+        "mean_accuracy": float(accuracy.sum() / (true > 0).sum()),
+        "mean_iou": float(iou.sum() / (union > 0).sum()),
+        "frequency_weighted_iou": float((true * iou).sum() / total),
     }

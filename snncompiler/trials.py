@@ -58,6 +58,28 @@ class Goal:
     neurons: str | None = None
     bayesian: bool = False
 
+    def check(self) -> None:
+        """Refuse what cannot be reached.
+
+        Raises:
+            InputError: there are no such neurons or time steps, or a package is missing.
+        """
+        classes = {r.neuron for r in RECIPES.values()}
+        if self.neurons not in (None, *classes):
+            raise refuse(
+                f"there are no neurons '{self.neurons}'",
+                "recipes are made for a class of neurons",
+                f"use one of: {', '.join(sorted(classes))}",
+            )
+        if not 1 <= self.max_timesteps <= 2**20:
+            raise refuse(
+                f"cannot tune for at most {self.max_timesteps} time steps",
+                "a spiking network runs for at least one time step (and at most 2^20)",
+                "choose --max-timesteps 8 to 128 for most networks",
+            )
+        if self.bayesian:
+            bayesian.require_package()
+
 
 def proposals(
     goal: Goal, rng: np.random.Generator, scored: Sequence[tuple[Trial, Score]]
@@ -160,14 +182,16 @@ def read_journal(path: Path, search: str) -> dict[str, Score]:
         try:
             entry = json.loads(line)
             mine, key, score = entry["search"] == search, entry["trial"], Score(**entry["score"])
+            if not all(isinstance(getattr(score, k), type(v)) for k, v in asdict(Score()).items()):
+                continue
         except (ValueError, KeyError, TypeError):
             if number:
                 continue
             mine, key, score = False, "", Score()
         if not mine:
             raise refuse(
-                f"'{path}' is the journal of another search",
-                "model, data, goal or seed differ, so its scores mean something else",
+                f"'{path}' is not the journal of this search",
+                "model, data, goal or seed differ, or it is damaged; its scores mean nothing here",
                 "move it away, or name another output",
             )
         scores[key] = score

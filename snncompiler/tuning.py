@@ -1,7 +1,8 @@
 """The tuner: which recipe, options and T give the least loss for the fewest steps and operations.
 
 Everything happens on the calibration data: one half, chosen by content, compiles, the other half
-scores, with labels if there are any, else by agreement with the trained network. Trials go
+scores, with labels if there are any, else by agreement with the trained network (of maps: place by
+place), or, of a single number, by its error. Trials go
 
     1. our recipes of the class of neurons, at T = 1, 2, 4, ...
     2. every other recipe at the least T that kept the loss within bounds (else the largest)
@@ -22,12 +23,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from passes.recipes import RECIPES
+import backends
 from passes.rewiring import choice
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError, refuse
-from snncompiler.driver import Progress, compile_model, import_network, silent
+from snncompiler.driver import Progress, check_seed, compile_model, import_network, silent
 from snncompiler.evaluation import evaluate
+from snncompiler.graph import Array
 from snncompiler.metrics import divergence, top1
 from snncompiler.trials import (
     Goal,
@@ -43,24 +45,30 @@ from snncompiler.trials import (
 
 @dataclass
 class Tuned:
-    """All trials with their scores, the front among them, and the winner."""
+    """All trials with their scores, the front among them, and the winner.
+
+    labelled: whether labels, not the trained network alone, tell the loss.
+    """
 
     trials: list[tuple[Trial, Score]]
     front: list[tuple[Trial, Score]]
     winner: tuple[Trial, Score] | None
     interrupted: bool = False
+    labelled: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON twin."""
+        """The JSON twin; what a failed trial does not have is null."""
 
         def row(pair: tuple[Trial, Score]) -> dict[str, Any]:
-            return {**asdict(pair[0]), **asdict(pair[1])}
+            score = {k: None if v == float("inf") else v for k, v in asdict(pair[1]).items()}
+            return {**asdict(pair[0]), **score}
 
         return {
             "trials": [row(p) for p in self.trials],
             "front": [row(p) for p in self.front],
             "winner": None if self.winner is None else row(self.winner),
             "interrupted": self.interrupted,
+            "labelled": self.labelled,
         }
 
 
@@ -110,25 +118,27 @@ def tune(
         progress: called with (what, done, total).
 
     Raises:
-        InputError: too few samples, an unknown class of neurons, a journal of another search.
+        InputError: too few samples, wishes that make no sense, a journal of another search.
     """
-    classes = {r.neuron for r in RECIPES.values()}
-    if goal.neurons not in (None, *classes):
-        raise refuse(
-            f"there are no neurons '{goal.neurons}'",
-            "recipes are made for a class of neurons",
-            f"use one of: {', '.join(sorted(classes))}",
-        )
-    if len(samples.x) < 8 or budget < 1:
-        what = f"{len(samples.x)} samples" if budget >= 1 else f"a budget of {budget}"
-        raise refuse(f"cannot tune with {what}", "8 and one are needed", "give more")
+    goal.check()
+    check_seed(seed)
+    backends.load(backend)
+    for count, least, what in (
+        (len(samples.x), 8, "samples"),
+        (scoring, 1, "samples to score on"),
+    ):
+        if count < least:
+            raise refuse(f"cannot tune with {count} {what}", f"{least} are needed", "give more")
+    if budget < 1:
+        why = "every trial is a compilation"
+        raise refuse(f"cannot tune with a budget of {budget}", why, "choose --budget 20")
     order = choice(samples.x, len(samples.x))
     fit, held = order[: len(order) // 2], order[len(order) // 2 :][:scoring]
     test = Samples(samples.x[held], None if samples.y is None else samples.y[held])
-    (truth, *_others) = import_network(source).outputs(test.x)
+    truth = import_network(source).outputs(test.x)
     name = _fingerprint(source, samples, goal, seed, scoring)
     known = {} if journal is None else read_journal(journal, name)
-    rng, found = np.random.default_rng(seed), Tuned([], [], None)
+    rng, found = np.random.default_rng(seed), Tuned([], [], None, labelled=test.y is not None)
     try:
         for trial in proposals(goal, rng, found.trials):
             if len(found.trials) >= budget:
@@ -152,7 +162,7 @@ def _score(
     source: onnx.ModelProto,
     x: np.ndarray[Any, Any],
     test: Samples,
-    truth: np.ndarray[Any, Any],
+    truth: list[Array],
     trial: Trial,
     seed: int,
     backend: str,
@@ -163,17 +173,20 @@ def _score(
         result = evaluate(compiled.model, test, backend=backend)
     except InputError as error:
         return Score(failed=str(error.problems[0].what))
-    output = result.trace.output
-    agreement = float((top1(output) == top1(truth)).mean())
-    loss = 1 - agreement
-    if test.y is not None:
-        ann, snn = (float((top1(o) == test.y).mean()) for o in (truth, output))
+    outputs = [readout[-1] for readout in result.trace.readout.values()]
+    output, wanted = outputs[0], truth[0]
+    squared = sum(float(np.square(o - a).sum()) for o, a in zip(outputs, truth, strict=True))
+    off = squared / max(sum(float(a.var()) * a.size for a in truth), 1e-30)
+    agreement = float((output.argmax(1) == wanted.argmax(1)).mean())
+    loss = 1 - agreement if wanted.shape[1] > 1 else off
+    if test.y is not None and wanted.ndim == 2:
+        ann, snn = (float((top1(o) == test.y).mean()) for o in (wanted, output))
         loss = (ann - snn) / ann if ann else loss
     return Score(
         loss=loss,
         agreement=agreement,
-        output_error=float(np.square(output - truth).mean() / max(float(truth.var()), 1e-30)),
-        divergence=divergence(output, truth),
+        output_error=off,
+        divergence=divergence(output, wanted),
         steps=result.timesteps,
         operations=result.synaptic_operations["total"],
     )

@@ -96,6 +96,23 @@ def test_training_lowers_the_loss_and_compile_keeps_its_thresholds(tmp_path: Pat
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def leaky() -> onnx.ModelProto:
+    net = networks.Net(0)
+    x = net.op("LeakyRelu", net.conv(net.input(2, 6, 6), 4), alpha=0.1)
+    x = net.op("PRelu", net.conv(net.pool(x, 2), 4), net.uniform(0, 0.4, 4, 1, 1))
+    return net.model(net.head(x, 3))
+
+
+@needs_torch
+@pytest.mark.parametrize("make", [leaky, networks.fpn, networks.depthwise])
+def test_networks_of_every_kind_are_trained_and_compiled(make) -> None:
+    model = make()
+    given = networks.sample_input(model, 80, 0)
+    made = finetune(model, Samples(given, None), Schedule(timesteps=4, epochs=1, distill=True))
+    compiled = compile_model(made.model, given[:40], recipe="two-stage", timesteps=4)
+    assert len(compiled.thresholds) == len(made.thresholds)
+
+
 @needs_torch
 @pytest.mark.parametrize("distill", [False, True])
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(

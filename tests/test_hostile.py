@@ -257,6 +257,7 @@ BAD_SETTINGS = [
 BAD_COMPILES = [
     *(["--set", setting] for setting in BAD_SETTINGS),
     ["--timesteps", "0"],
+    ["--seed", "-1"],
     ["-T", "-3"],
     ["-T", "9999999"],
     ["--recipe", "magic"],

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import ModelProto
 
 from backends.onnx_runtime import OnnxRuntimeBackend
 from backends.reference import NumpyBackend
 from backends.sweep import Sweep
-from networks import ARCHITECTURES, random_dag
+from networks import ARCHITECTURES, Net, fpn, random_dag
 from passes.recipes import RECIPES
 from runs import SPIKES, calibration, differences, fresh
 from snncompiler.diagnostics import InputError
@@ -110,6 +111,25 @@ def test_the_prediction_bounds_what_is_simulated_and_counts_labels() -> None:
     x, _ = digits("train")
     assert compile_model(DIGITS, x[:20]).predictions["1"].accuracy is None
     assert compile_model(DIGITS, x[:4]).predictions == {}
+
+
+def branches() -> ModelProto:
+    """Synapses first, their activations later and in another order, as exporters may sort them."""
+    net = Net(0)
+    x = net.conv_relu(net.input(3, 6, 6), 4)
+    y = net.conv_relu(x, 4)
+    early, late = net.conv(x, 4), net.conv(y, 4)
+    late = net.conv(net.relu(late), 4)
+    return net.model(net.head(net.relu(net.add(net.relu(early), late)), 3))
+
+
+@pytest.mark.parametrize("recipe", ["binary", "calibration-advanced", "stage2-only", "separated"])
+@pytest.mark.parametrize("make", [branches, fpn])
+def test_corrections_do_not_depend_on_the_order_of_branches(make, recipe: str) -> None:
+    model = make()
+    network = compile_model(model, calibration(model, 0, 40), recipe=recipe, timesteps=4)
+    story = {step.name: step.changed for step in network.passes}
+    assert "layers on 40 samples" in story["fine" if recipe == "stage2-only" else "calibrate"]
 
 
 # ---- the sweep ------------------------------------------------------------------------------

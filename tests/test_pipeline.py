@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+from backends.onnx_runtime import OnnxRuntimeBackend
 from backends.reference import NumpyBackend
-from networks import ARCHITECTURES, data_input, fixed_batch, random_dag, sample_input
+from networks import ARCHITECTURES, Net, data_input, fixed_batch, random_dag, sample_input
 from opcases import CASES
 from passes.base import Context
 from passes.normalise import Normalise
@@ -23,7 +24,7 @@ from snncompiler.driver import Compiled, compile_model, import_network
 from snncompiler.graph import CLIP, KIND, RECORD, attribute, sources
 from snncompiler.ops import NEURONS
 from snncompiler.rate import rate_model
-from snncompiler.text import compact
+from snncompiler.text import compact, record_of
 from snncompiler.verify import checked_proto
 
 T = 6
@@ -170,6 +171,38 @@ def test_the_order_of_the_calibration_data_does_not_matter(recipe: str) -> None:
     )
     assert a.thresholds == b.thresholds
     assert compact(a.model) == compact(b.model)
+
+
+@pytest.mark.parametrize("recipe", ["binary", "ternary", "spicalib", "stage2-only", "separated"])
+def test_activations_currents_and_pools_inside_may_be_outputs(recipe: str) -> None:
+    net = Net(0)
+    current = net.conv(net.input(3, 6, 6), 4)
+    activation = net.relu(current)
+    pool = net.pool(activation, 2)
+    last = net.relu(net.conv(pool, 4))
+    again = net.op("Dropout", activation)
+    outputs = (current, activation, pool, again, net.head(last, 3), last)
+    model = net.model(*outputs)
+    x = calibration(model, 0, 40)
+    network = compile_model(model, x, recipe=recipe, timesteps=64 if recipe != "separated" else 16)
+    steps = int(str(record_of(network.model)["timesteps"]))
+    trace = float64(network, x[:4], steps)
+    assert tuple(trace.readout) == outputs
+    for found, wanted in zip(trace.readout.values(), original(model, x[:4]), strict=True):
+        assert np.abs(found[-1] - wanted).mean() < 0.1 * np.abs(wanted).mean()
+    other = OnnxRuntimeBackend().build(network.model).run(x[:4], steps, SPIKES)
+    assert not differences(trace, other)
+
+
+def test_rows_of_currents_may_be_chosen() -> None:
+    net = Net(0)
+    current = net.conv(net.conv_relu(net.input(3, 4, 4), 4), 4)
+    for axis in (2, 3):
+        current = net.op("Gather", current, np.array([0, 0, 2, 1]), axis=axis)
+    model = net.model(net.head(net.relu(current), 3))
+    network = compiled(model, 0, recipe="graded", timesteps=64)
+    x = fresh(model, 0)
+    assert relative_error(float64(network, x, 64).output, original(model, x)[0]) < 0.1
 
 
 @pytest.mark.parametrize("delay", [0, 3])

@@ -31,6 +31,12 @@ SPELLINGS = {
     "straight through": """
         a = Div(x, theta)  b = Clip(a, zero, one)  c = Mul(b, four)  d = Round(c)  e = Sub(d, c)
         f = Add(c, e)  g = Div(f, four)  y = Mul(g, theta)""",
+    "straight through the whole": """
+        a = Clip(x, zero, theta)  b = Div(a, step)  c = Round(b)  d = Mul(c, step)  e = Sub(d, a)
+        y = Add(a, e)""",
+    "straight through, the error taken away": """
+        a = Div(x, step)  b = Clip(a, zero, four)  c = Round(b)  d = Sub(b, c)  e = Sub(b, d)
+        y = Mul(e, step)""",
     "max and min": """
         a = Div(x, step)  b = Max(a, zero)  c = Min(b, four)  d = Round(c)  y = Mul(d, step)""",
 }

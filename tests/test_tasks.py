@@ -200,7 +200,7 @@ def test_shares_by_hand() -> None:
         "frequency_weighted_iou": (3 * 2 / 4 + 2 * 2 / 3) / 6,
     }
     assert shares(table) == pytest.approx(expected)
-    assert set(shares(np.zeros((2, 2), np.int64)).values()) == {0.0}
+    assert set(shares(np.zeros((2, 2), np.int64)).values()) == {None}  # nothing was judged
 
 
 def refused(*arguments: object) -> str:
@@ -285,3 +285,6 @@ def test_a_classifier_is_no_segmenter(tmp_path: Path) -> None:
     snnc("compile", tmp_path / "net.onnx", *order, "-o", tmp_path / "snn.onnx")
     order = ("run", tmp_path / "snn.onnx", tmp_path / "d.npz", "--task", "segmentation")
     assert "no map of class scores" in refused(*order)
+    order = ("run", tmp_path / "snn.onnx", tmp_path / "d.npz", "--save-images", tmp_path / "images")
+    assert "samples of shape [4] are no images" in refused(*order)
+    assert not (tmp_path / "images").exists()

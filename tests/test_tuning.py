@@ -11,7 +11,9 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from networks import Net
 from passes.options import listed
+from passes.rewiring import choice
 from snncompiler import tuning
 from snncompiler.bayesian import INITIAL, minimise, percentile, suggest
 from snncompiler.cli import app
@@ -22,7 +24,7 @@ from snncompiler.evaluation import evaluate
 from snncompiler.metrics import divergence
 from snncompiler.text import record_of
 from snncompiler.trials import Goal, Score, Trial, front, proposals, winner
-from snncompiler.tuning import loss_of, tune
+from snncompiler.tuning import Tuned, loss_of, tune
 from test_tiny import TINY
 
 DIGITS = Path(__file__).parents[1] / "models"
@@ -76,11 +78,21 @@ def test_an_interrupted_search_goes_on_where_it_was(
 def test_the_journal_of_another_search_is_refused(tmp_path: Path) -> None:
     journal = tmp_path / "j.jsonl"
     tune(MODEL, DATA, GOAL, budget=1, journal=journal)
-    with pytest.raises(InputError, match="another search"):
+    with pytest.raises(InputError, match="not the journal of this search"):
         tune(MODEL, DATA, Goal(max_timesteps=8), budget=1, journal=journal)
     journal.write_text("no journal\n")
-    with pytest.raises(InputError, match="another search"):
+    with pytest.raises(InputError, match="not the journal of this search"):
         tune(MODEL, DATA, GOAL, budget=1, journal=journal)
+
+
+def test_scores_that_are_no_numbers_are_tried_again(tmp_path: Path) -> None:
+    journal = tmp_path / "j.jsonl"
+    first = tune(MODEL, DATA, GOAL, budget=2, journal=journal)
+    one, two = journal.read_text().splitlines()
+    damaged = json.loads(two)
+    damaged["score"]["loss"] = "much"
+    journal.write_text(f"{one}\n{json.dumps(damaged)}\n")
+    assert tune(MODEL, DATA, GOAL, budget=2, journal=journal).trials == first.trials
 
 
 def test_without_labels_agreement_is_the_score() -> None:
@@ -89,14 +101,61 @@ def test_without_labels_agreement_is_the_score() -> None:
     assert score.loss == 1 - score.agreement
 
 
-def test_bad_wishes_are_refused() -> None:
-    for goal, data, budget in (
-        (Goal(neurons="quantum"), DATA, 1),
-        (GOAL, Samples(x[:4], None), 1),
-        (GOAL, DATA, 0),
+def test_outputs_that_are_no_class_scores_count_by_their_error() -> None:
+    net = Net(0)
+    hidden = net.relu(net.gemm(net.input(6), 8))
+    model = net.model(net.gemm(hidden, 1), net.gemm(hidden, 3))
+    given = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    ((trial, score),) = tune(model, Samples(given, None), GOAL, budget=1).trials
+    assert score.loss == score.output_error > 0
+    held = given[choice(given, 40)[20:]]
+    network = compile_model(
+        model, given[choice(given, 40)[:20]], recipe=trial.recipe, timesteps=trial.timesteps
+    )
+    squared = spread = 0.0
+    for o, a in zip(
+        network.run(held).readout.values(), import_network(model).outputs(held), strict=True
     ):
-        with pytest.raises(InputError):
-            tune(MODEL, data, goal, budget=budget)
+        squared += float(np.square(o[-1] - a).sum())
+        spread += float(a.var() * a.size)
+    assert score.output_error == pytest.approx(squared / spread, rel=1e-4)
+
+
+def test_maps_agree_place_by_place() -> None:
+    net = Net(0)
+    model = net.model(net.conv(net.conv_relu(net.input(2, 6, 6), 6), 3))
+    given = np.random.default_rng(0).standard_normal((40, 2, 6, 6)).astype(np.float32)
+    ((_, score),) = tune(model, Samples(given, None), GOAL, budget=1).trials
+    places = score.agreement * 20 * 36
+    assert places == pytest.approx(round(places))
+    assert 0.5 < score.agreement < 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"goal": Goal(neurons="quantum")}, "no neurons 'quantum'"),
+        ({"samples": Samples(x[:4], None)}, "4 samples"),
+        ({"budget": 0}, "a budget of 0"),
+        ({"scoring": 0}, "0 samples to score on"),
+        ({"scoring": -1}, "-1 samples to score on"),
+        ({"seed": -1}, "the seed -1"),
+        ({"backend": "abacus"}, "no backend 'abacus'"),
+        ({"goal": Goal(max_timesteps=0)}, "at most 0 time steps"),
+        ({"goal": Goal(max_timesteps=2**21)}, "at most 2097152 time steps"),
+    ],
+)
+def test_bad_wishes_are_refused(settings: dict[str, object], what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        tune(**{"source": MODEL, "samples": DATA, "goal": GOAL, "budget": 1, **settings})
+
+
+def test_failed_trials_are_told_in_json_that_any_reader_understands() -> None:
+    told = Tuned([(Trial("a", 1), Score(failed="no"))], [], None).as_json()
+    assert json.loads(json.dumps(told, allow_nan=False))["trials"][0]["output_error"] is None
+
+
+def test_losses_are_shares() -> None:
     for text in ("much", "nan", "-1%", "200%"):
         with pytest.raises(InputError):
             loss_of(text)

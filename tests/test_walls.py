@@ -34,7 +34,7 @@ BEYOND = {
     "provenance": {"passes.options"},
     "prediction": {"backends"},
     "trials": {"passes.recipes"},
-    "tuning": {"passes.recipes", "passes.rewiring"},
+    "tuning": {"backends", "passes.rewiring"},
     "report": {"passes.recipes", "passes.options"},
     "study": {"backends"},
     "finetuning": {"passes"},

@@ -231,6 +231,7 @@ _OPS: dict[str, Callable[..., torch.Tensor]] = {
     "Min": lambda _node, a, b: torch.minimum(a, b),
     "Max": lambda _node, a, b: torch.maximum(a, b),
     "MaxPool": _max_pool,
+    "Identity": lambda _node, x: x,
     "Relu": lambda _node, x: torch.relu(x),
     "Clip": lambda _node, x, low, high: torch.clamp(x, low, high),
     "LeakyRelu": _leaky,
