@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=256, help="training images")
     parser.add_argument("--backend", default="event")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results.md")
-    parser.add_argument("--journal", type=Path, default=ROOT / "out" / "results.jsonl")
+    parser.add_argument("--journal", type=Path, default=ROOT / "benchmarks" / "results.jsonl")
     given = parser.parse_args()
     model = SHARED / "models" / "cifar10_vgg.onnx"
     fit, test = samples("train", given.calibration), samples("test", IMAGES)

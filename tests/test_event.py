@@ -45,7 +45,7 @@ T = 8
 @pytest.fixture(autouse=True)
 def always_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small networks, too, are cut up for several threads."""
-    monkeypatch.setattr(stretch, "_WORTH", 0.0)
+    monkeypatch.setattr(stretch, "WORTH", 0.0)
 
 
 def same(a: Trace, b: Trace) -> dict[str, object]:

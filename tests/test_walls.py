@@ -129,6 +129,11 @@ def test_a_pass_imports_only_ground_and_pure_helpers(name: str) -> None:
             assert (room(found) or "__init__") in allowed, found
 
 
+NUMBA = ("bit_trains", "kernels", "masks", "trains", "vectors")
+#: What backends have in common.
+SHARED = {"", "base", "numpy_ops", "definitions", "reference", "workers"}
+
+
 @pytest.mark.parametrize("name", of("backends"))
 def test_a_backend_imports_only_ground_and_the_shared_definitions(name: str) -> None:
     own = name.split(".")[1]
@@ -140,7 +145,7 @@ def test_a_backend_imports_only_ground_and_the_shared_definitions(name: str) -> 
         elif own != "__init__":  # that one loads the others, on demand
             # A backend may be a package, or have its kernels in a file named after it.
             mine = inner.split(".")[0].startswith(own)
-            assert mine or inner in ("base", "numpy_ops", "definitions", "reference", ""), found
+            assert mine or inner in SHARED, found
 
 
 def test_backends_are_imported_on_demand() -> None:
@@ -153,7 +158,7 @@ def test_backends_are_imported_on_demand() -> None:
     ("library", "owners"),
     [
         ("onnxruntime", {"snncompiler.ann", "backends.onnx_runtime"}),
-        ("numba", {f"backends.event.{room}" for room in ("kernels", "trains", "vectors")}),
+        ("numba", {f"backends.event.{room}" for room in NUMBA}),
         (
             "typer",
             {

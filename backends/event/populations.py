@@ -36,7 +36,9 @@ class Neurons:
             arriving = max(int(most[c.source]) for c in (full, single) if c)
             self.sums.append(Synapses(summed(full, single, others, arriving)))
         channels, positions = layout(self.value)
-        self._fixed: dict[int, tuple[Array, Array]] = {}  # by T: what `_grid` finds for every sample
+        self._fixed: dict[
+            int, tuple[Array, Array]
+        ] = {}  # by T: what `_grid` finds for every sample
         self.first = self.sums[0] if self.sums else Synapses(nothing(positions, channels))
 
     def run(self, now: Stretch) -> None:
