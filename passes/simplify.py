@@ -19,6 +19,7 @@ batch axis becomes dynamic.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -141,13 +142,13 @@ def _negate(node: ir.Node, _context: Context) -> bool:
     return True
 
 
-def _gemm(node: ir.Node, _context: Context) -> bool:
+def _gemm(node: ir.Node, context: Context) -> bool:
     a = operand(node, 0)
     producer = a.producer()
     old = [node]
     if attribute(node, "transA", 0):
-        undo = is_op(producer, "Transpose") and producer and attribute(producer, "perm") == [1, 0]
-        if not undo or producer is None:
+        undo = is_op(producer, "Transpose")
+        if producer is None or not undo or attribute(producer, "perm", [1, 0]) != [1, 0]:
             raise Refusal("transA puts the batch on axis 1", UNMIXED)
         a = operand(producer, 0)
     if constant(a) is not None:
@@ -165,15 +166,21 @@ def _gemm(node: ir.Node, _context: Context) -> bool:
         if c.ndim == 2 and c.shape[0] != 1:
             raise Refusal("its bias differs from sample to sample", UNMIXED)
         bias = np.broadcast_to(c.reshape(-1).astype(np.float64) * beta, (len(w),))
-    elif third is not None and beta != 1:
-        raise Refusal("beta scales an activation", "scale the activation before adding it")
     inputs = [a, add_constant(graph, f"{node.name}_weight", w)]
     inputs.append(add_constant(graph, f"{node.name}_bias", np.ascontiguousarray(bias)))
     new = [make_node("Gemm", inputs, {"transB": 1}, name=str(node.name))]
     if c is None and third is not None:
-        new[0].outputs[0].shape, new[0].outputs[0].type = node.outputs[0].shape, a.type
-        new.append(make_node("Add", [new[0].outputs[0], third], {}, name=f"{node.name}_sum"))
+        terms = new[0].outputs[0], third
+        terms[0].shape, terms[0].type = node.outputs[0].shape, a.type
+        if beta != 1:
+            factor = add_constant(graph, f"{node.name}_beta", np.full(1, beta, np.float32))
+            new.append(make_node("Mul", [third, factor], {}, name=f"{node.name}_beta"))
+            terms = terms[0], new[-1].outputs[0]
+            terms[1].shape, terms[1].type = third.shape, a.type
+        new.append(make_node("Add", terms, {}, name=f"{node.name}_sum"))
     replace(old, new)
+    if new[-1].op_type == "Add":
+        _add(new[-1], context)
     return True
 
 
@@ -188,6 +195,8 @@ def _matmul(node: ir.Node, _context: Context) -> bool:
         )
     w, x = (right, a) if right is not None else (left, b)
     assert w is not None
+    if 2 < w.ndim <= rank(x) and math.prod(w.shape[:-2]) == 1:  # the same matrix for all
+        w = w.reshape(w.shape[-2:])
     if w.ndim != 2 or rank(x) < 2 or (left is not None and rank(x) < 3):
         raise Refusal("its constant factor is not a matrix applied to each sample", UNMIXED)
     if right is not None and rank(a) == 2:
@@ -197,18 +206,29 @@ def _matmul(node: ir.Node, _context: Context) -> bool:
     elif left is not None and rank(b) == 3:
         kernel = add_constant(graph, f"{node.name}_weight", w[:, :, None])
         new = make_node("Conv", [b, kernel], {}, name=str(node.name))
+    elif w is not left and w is not right:
+        matrix = add_constant(graph, f"{node.name}_weight", w)
+        pair = [matrix, b] if right is None else [a, matrix]
+        new = make_node("MatMul", pair, {}, name=str(node.name))
     else:
         return False
     replace([node], [new])
     return True
 
 
-def _clip(node: ir.Node, _context: Context) -> bool:
+def _clip(node: ir.Node, context: Context) -> bool:
     bounds = [-np.inf, np.inf]
     for i in (1, 2):
         if len(node.inputs) > i and node.inputs[i] is not None:
             bounds[i - 1] = float(parameter(node, i, "bound").reshape(-1)[0])
     low, high = bounds
+    if low < -1e38 and high > 1e38:
+        same = make_node("Identity", [operand(node, 0)], {}, name=str(node.name))
+        replace([node], [same])
+        _drop(same, context)
+        return True
+    if low < 0 and is_op(operand(node, 0).producer(), "Relu", "Clip"):
+        low = 0.0  # nothing below it arrives
     if low != 0 or high <= 0:
         raise Refusal(
             f"it clips to [{low:g}, {high:g}]; a firing rate starts at 0",
@@ -231,12 +251,11 @@ def _leaky(node: ir.Node, _context: Context) -> bool:
 
 def _prelu(node: ir.Node, _context: Context) -> bool:
     x, slope = operand(node, 0), parameter(node, 1, "slope")
-    channels = shape(x)[0]
-    dims = (1,) * (rank(x) - slope.ndim) + slope.shape
-    if len(dims) != rank(x) or any(d != 1 for i, d in enumerate(dims) if i != 1):
+    rows = np.broadcast_to(slope, (1, *shape(x)))[0].reshape(shape(x)[0], -1)
+    if (rows != rows[:, :1]).any():
         raise Refusal("its slope differs from pixel to pixel", "use one slope per channel")
     _check_slopes(slope)
-    flat = np.broadcast_to(slope.reshape(-1), (channels,)).reshape(-1, *[1] * (rank(x) - 2))
+    flat = rows[:, 0].reshape(-1, *[1] * (rank(x) - 2))
     if slope.shape == flat.shape:
         return False
     value = add_constant(graph_of(node), f"{node.name}_slope", flat)
