@@ -10,7 +10,8 @@
    transA = 0, transB = 1.
 6. Clip(0, inf) is Relu; slopes of LeakyRelu and PRelu are per channel, in [0, 1].
 7. Resize to sizes of every axis but the batch.
-8. MaxPool followed by an activation: swapped, for max commutes with every monotone function and
+8. Pad with minus infinity in front of a MaxPool becomes the pool's padding.
+9. MaxPool followed by an activation: swapped, for max commutes with every monotone function and
    spikes are what can be pooled exactly.
 
 While this pass runs, the batch has the one size that constants were folded with; at its end the
@@ -172,6 +173,31 @@ def _resize(node: ir.Node, _context: Context) -> bool:
     return True
 
 
+def _border(node: ir.Node, _context: Context) -> bool:
+    """A border below every number, as some exporters put around a MaxPool, is the pool's own."""
+    fill = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if fill is None or fill.max() > -1e38 or attribute(node, "mode", "constant") != "constant":
+        return False
+    pool, widths, axes = sole_user(node.outputs[0]), parameter(node, 1, "width"), None
+    n = rank(operand(node, 0))
+    if len(node.inputs) > 3:
+        axes = constant(node.inputs[3])
+    both = np.zeros((2, n), np.int64)
+    both[:, range(n) if axes is None else axes % n] = widths.reshape(2, -1)
+    if pool is None or pool.op_type != "MaxPool" or both[:, :2].any() or (both < 0).any():
+        raise Refusal("its border is below every number, and no MaxPool follows", "pad with zeros")
+    pads = both[:, 2:] + np.reshape(attribute(pool, "pads", [0] * (2 * n - 4)), (2, -1))
+    if (
+        attribute(pool, "auto_pad", "NOTSET").startswith("SAME")
+        or (pads >= attribute(pool, "kernel_shape")).any()
+    ):
+        raise Refusal("the pool behind it has no room for its border", "use the pool's own pads")
+    pool.attributes["pads"] = ir.AttrInt64s("pads", pads.reshape(-1).tolist())
+    pool.attributes.pop("auto_pad", None)
+    bypass(node)
+    return True
+
+
 def _swap(node: ir.Node, _context: Context) -> bool:
     """MaxPool -> activation becomes activation -> MaxPool."""
     if len(node.inputs) == 0 or any(v.uses() for v in node.outputs[1:]):
@@ -207,5 +233,6 @@ _RULES: dict[str, Rewrite] = {
     "LeakyRelu": _leaky,
     "PRelu": _prelu,
     "Resize": _resize,
+    "Pad": _border,
 }
 _SWAPS: dict[str, Rewrite] = {"MaxPool": _swap, "GlobalMaxPool": _swap}

@@ -251,7 +251,7 @@ def _refuse_infinite(model: ir.Model) -> None:
         if array is None or array.dtype.kind != "f":
             continue
         bad = array.size - int(np.isfinite(array).sum())
-        bounds = all(u.node.op_type == "Clip" and u.idx > 0 for u in value.uses())
+        bounds = all(u.node.op_type in ("Clip", "Pad") and u.idx > 0 for u in value.uses())
         if bad and not (bounds and not np.isnan(array).any()):
             problems.append(
                 Problem(

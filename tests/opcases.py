@@ -832,6 +832,21 @@ pad("input", SPACE, before="input")
 pad("input_constant", SPACE, 1.5, before="input")
 pad("input_reflect", SPACE, mode="reflect", before="input")
 pad("before_relu", SPACE, 1.5, before="conv")
+
+
+def _pad_below(n: Net, x: str, fill: float = -np.inf, **attributes: object) -> str:
+    x = n.op("Pad", x, np.array([1, 0, 1, 1]), np.float32(fill), np.array([2, 3]))
+    return n.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], **attributes)
+
+
+case("pad_below_before_maxpool", _pad_below, opset=18)
+case("pad_below_before_padded_maxpool", lambda n, x: _pad_below(n, x, pads=[0, 1, 1, 0]), opset=18)
+case(
+    "pad_lowest_before_maxpool_relu",
+    lambda n, x: n.relu(_pad_below(n, x, np.finfo(np.float32).min, auto_pad="VALID")),
+    before="conv",
+    opset=18,
+)
 case("pad_flat", lambda n, x: n.op("Pad", x, np.array([0, 2, 0, 1]), 1.5), (2, 3, 4), "flat")
 
 
@@ -1549,6 +1564,18 @@ def slice_batch(n: Net, x: str) -> str:
 @refused("mix", after="head")
 def pad_batch(n: Net, x: str) -> str:
     return n.op("Pad", x, np.array([0, 0, 0, 0, 1, 0, 0, 0]), name="mix")
+
+
+@refused("border")
+def pad_below_before_conv(n: Net, x: str) -> str:
+    pads = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    return n.op("Pad", x, pads, np.finfo(np.float32).min, name="border")
+
+
+@refused("border")
+def pad_infinite(n: Net, x: str) -> str:
+    pads = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    return n.pool(n.op("Pad", x, pads, np.float32(np.inf), name="border"))
 
 
 @refused("mix", after="head")
