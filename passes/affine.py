@@ -101,6 +101,8 @@ def _channelwise(g: Array, h: Array, channels: int) -> tuple[Array, Array] | Non
     """g and h as [C] vectors if they differ only from channel to channel."""
     if any(d != 1 for a in (g, h) for i, d in enumerate(a.shape) if i != 1):
         return None
+    if max(g.size, h.size) > channels:  # it makes many channels of one
+        return None
     return tuple(np.broadcast_to(a.reshape(-1), (channels,)) for a in (g, h))  # type: ignore[return-value]
 
 

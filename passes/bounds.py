@@ -200,6 +200,8 @@ def _bound(node: ir.Node, result: Bounds) -> None:
         if not is_integer(node):
             result.depth[output] += 1
             result.size[output] += _typical(node)
+        elif has_bias(node):
+            _shift(output, result)
     elif node.op_type == "Add" and len(inputs) == 2:
         both = (np.broadcast_to(a, shape(output)) for a in arriving)
         result.bound[output] = compress(sum(both))  # type: ignore[arg-type]
@@ -208,8 +210,15 @@ def _bound(node: ir.Node, result: Bounds) -> None:
         level = np.abs(weights(node.inputs[index]).astype(np.float64))
         total = arriving[0] + level.reshape((1,) * (rank(output) - level.ndim) + level.shape)[0]
         result.bound[output] = compress(np.broadcast_to(total, shape(output)))
+        _shift(output, result)
     else:
         result.bound[output] = _window(output, arriving[0])
+
+
+def _shift(output: ir.Value, result: Bounds) -> None:
+    """A constant added to mere spikes brings fractional bits of its own, as a synapse does."""
+    if not result.base[output]:
+        result.depth[output] = max(result.depth[output], 1)
 
 
 def weighted_bound(node: ir.Node, arriving: Scale) -> Scale:

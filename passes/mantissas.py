@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from passes.bounds import has_bias
 from snncompiler.graph import KIND, MOVEMENT, WEIGHTED, Array, data_inputs, is_op, shape, weights
 from snncompiler.integers import (
     LEAST_BITS,
@@ -56,7 +57,7 @@ def rooms(model: ir.Model, found: Integers, target: Target) -> dict[ir.Value, Ar
             least, later = float(room[output].min()), _log(rows)
             source = inputs[0].producer()
             earlier = _log(rows_of(source)) if is_op(source, *WEIGHTED) and source else 0.0
-            natural = float(_natural(rows, 2.0 ** (target.weight - 1) - 1).max())
+            natural = float(_natural(node, 2.0 ** (target.weight - 1) - 1).max())
             share = max(least - natural, np.floor((least - earlier + later) / 2))
             limit = np.full((1,) * len(shape(inputs[0])), share)
         elif node.op_type in ("LeakyIF", "MLIPool", "TwinSynapse"):
@@ -102,7 +103,7 @@ def _bits(node: ir.Node, most: int, room: Array, arriving: float) -> Array:
 
     arriving: those of the input; room: those that the output may have.
     """
-    natural = _natural(rows_of(node), most)
+    natural = _natural(node, most)
     limit = room.reshape(len(room), -1).min(1)
     limit = np.full(1, limit.min()) if len(natural) == 1 else limit
     return np.minimum(natural, limit - arriving)
@@ -117,9 +118,11 @@ def _log(rows: Array) -> float:
     return float(np.log2(max(float(np.abs(rows).max(initial=0)), 2.0**-30)))
 
 
-def _natural(rows: Array, most: float) -> Array:
+def _natural(node: ir.Node, most: float) -> Array:
     """The fractional bits at which the largest weight of a channel fills its mantissa."""
-    if (rows == np.rint(rows)).all() and np.abs(rows).max(initial=0) <= most:
+    rows = rows_of(node)
+    whole = (rows == np.rint(rows)).all() and np.abs(rows).max(initial=0) <= most
+    if whole and not has_bias(node):
         return np.zeros(len(rows))  # they need no fraction
     top = np.maximum(np.abs(rows).max(1), 2.0**-30)
     natural: Array = np.clip(np.floor(np.log2(most / top)), LEAST_BITS, 20)

@@ -132,6 +132,7 @@ def _demands(model: ir.Model, natural: dict[ir.Value, Scale]) -> dict[ir.Value, 
             # A factor per channel can move on into the synapse before, if nobody else listens.
             factor, x = one_to_one(node), inputs[0]
             alone = sole_user(x) is not None and x not in natural
+            alone &= shape(x)[0] == shape(output)[0]
             if factor is not None and alone and all(d == 1 for d in wanted.shape[1:]):
                 demand.setdefault(x, spread(x, wanted) / along_channels(x, factor))
         elif node.op_type in MOVEMENT:

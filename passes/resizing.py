@@ -106,6 +106,8 @@ def _pad(node: ir.Node, _context: Context) -> bool:
     fill = constant(fill_value)
     if fill_value is not None and fill is None:
         raise Refusal("its border is computed from the data", "pad with a constant")
+    if fill is not None and not np.isfinite(fill).all():
+        raise Refusal("its border is infinite", "pad with zeros")
     widths = np.zeros((n, 2), np.int64)
     chosen = range(n) if axes is None else [int(a) % n for a in axes]
     for i, axis in enumerate(chosen):

@@ -10,7 +10,8 @@
    transA = 0, transB = 1.
 6. Clip(0, inf) is Relu; slopes of LeakyRelu and PRelu are per channel, in [0, 1].
 7. Resize to sizes of every axis but the batch.
-8. MaxPool followed by an activation: swapped, for max commutes with every monotone function and
+8. Pad with minus infinity in front of a MaxPool becomes the pool's padding.
+9. MaxPool followed by an activation: swapped, for max commutes with every monotone function and
    spikes are what can be pooled exactly.
 
 While this pass runs, the batch has the one size that constants were folded with; at its end the
@@ -25,6 +26,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from passes.arithmetic import ARITHMETIC
 from passes.base import (
     UNMIXED,
     Context,
@@ -94,121 +96,19 @@ def _cast(node: ir.Node, context: Context) -> bool:
     return _drop(node, context)
 
 
-def _sum(node: ir.Node, context: Context) -> bool:
-    if len(node.inputs) == 1:
-        return _drop(node, context)
-    total, new = operand(node, 0), []
-    for i in range(1, len(node.inputs)):
-        name = str(node.name) if i == len(node.inputs) - 1 else f"{node.name}_{i}"
-        new.append(make_node("Add", [total, operand(node, i)], {}, name=name))
-        total = new[-1].outputs[0]
-        total.shape, total.type = node.outputs[0].shape, node.outputs[0].type
-    replace([node], new)
-    for add in new:
-        _add(add, context)
-    return True
-
-
-def _add(node: ir.Node, _context: Context) -> bool:
-    """Two activations: same shape on both sides, and Add instead of Sub."""
-    a, b = operand(node, 0), operand(node, 1)
-    if constant(a) is not None or constant(b) is not None:
-        return False
-    target = shape(node.outputs[0])
-    if rank(a) != rank(b):
-        raise Refusal("its operands have different ranks, so samples meet channels", UNMIXED)
-    new: list[ir.Node] = []
-    sides = []
-    for value, sign in ((a, 1.0), (b, -1.0 if node.op_type == "Sub" else 1.0)):
-        if sign == 1 and shape(value) == target:
-            sides.append(value)
-            continue
-        dims = (1, *target) if shape(value) != target else (1,) * rank(value)
-        factor = add_constant(graph_of(node), f"{node.name}_sign", np.full(dims, sign, np.float32))
-        new.append(make_node("Mul", [value, factor], {}, name=f"{node.name}_sign"))
-        new[-1].outputs[0].shape, new[-1].outputs[0].type = node.outputs[0].shape, value.type
-        sides.append(new[-1].outputs[0])
-    if not new and node.op_type == "Add":
-        return False
-    new.append(make_node("Add", sides, {}, name=str(node.name)))
-    replace([node], new)
-    return True
-
-
-def _negate(node: ir.Node, _context: Context) -> bool:
-    minus = add_constant(graph_of(node), f"{node.name}_sign", np.full(1, -1, np.float32))
-    replace([node], [make_node("Mul", [operand(node, 0), minus], {}, name=str(node.name))])
-    return True
-
-
-def _gemm(node: ir.Node, _context: Context) -> bool:
-    a = operand(node, 0)
-    producer = a.producer()
-    old = [node]
-    if attribute(node, "transA", 0):
-        undo = is_op(producer, "Transpose") and producer and attribute(producer, "perm") == [1, 0]
-        if not undo or producer is None:
-            raise Refusal("transA puts the batch on axis 1", UNMIXED)
-        a = operand(producer, 0)
-    if constant(a) is not None:
-        raise Refusal("its left factor is constant, so the batch is on axis 1", UNMIXED)
-    w = parameter(node, 1, "weight")
-    if (alpha := attribute(node, "alpha", 1.0)) != 1:
-        w = w.astype(np.float64) * alpha
-    w = w if attribute(node, "transB", 0) else w.T
-    third = node.inputs[2] if len(node.inputs) > 2 else None
-    c = constant(third)
-    beta = attribute(node, "beta", 1.0)
-    graph = graph_of(node)
-    bias, new = np.zeros(len(w)), []
-    if c is not None:
-        if c.ndim == 2 and c.shape[0] != 1:
-            raise Refusal("its bias differs from sample to sample", UNMIXED)
-        bias = np.broadcast_to(c.reshape(-1).astype(np.float64) * beta, (len(w),))
-    elif third is not None and beta != 1:
-        raise Refusal("beta scales an activation", "scale the activation before adding it")
-    inputs = [a, add_constant(graph, f"{node.name}_weight", w)]
-    inputs.append(add_constant(graph, f"{node.name}_bias", np.ascontiguousarray(bias)))
-    new = [make_node("Gemm", inputs, {"transB": 1}, name=str(node.name))]
-    if c is None and third is not None:
-        new[0].outputs[0].shape, new[0].outputs[0].type = node.outputs[0].shape, a.type
-        new.append(make_node("Add", [new[0].outputs[0], third], {}, name=f"{node.name}_sum"))
-    replace(old, new)
-    return True
-
-
-def _matmul(node: ir.Node, _context: Context) -> bool:
-    a, b = operand(node, 0), operand(node, 1)
-    left, right = constant(a), constant(b)
-    graph = graph_of(node)
-    if left is None and right is None:
-        raise Refusal(
-            "it multiplies two activations; synapses carry constant weights",
-            "only products with a trained constant can become synapses",
-        )
-    w, x = (right, a) if right is not None else (left, b)
-    assert w is not None
-    if w.ndim != 2 or rank(x) < 2 or (left is not None and rank(x) < 3):
-        raise Refusal("its constant factor is not a matrix applied to each sample", UNMIXED)
-    if right is not None and rank(a) == 2:
-        weight = add_constant(graph, f"{node.name}_weight", w.T)
-        bias = add_constant(graph, f"{node.name}_bias", np.zeros(w.shape[1], np.float32))
-        new = make_node("Gemm", [a, weight, bias], {"transB": 1}, name=str(node.name))
-    elif left is not None and rank(b) == 3:
-        kernel = add_constant(graph, f"{node.name}_weight", w[:, :, None])
-        new = make_node("Conv", [b, kernel], {}, name=str(node.name))
-    else:
-        return False
-    replace([node], [new])
-    return True
-
-
-def _clip(node: ir.Node, _context: Context) -> bool:
+def _clip(node: ir.Node, context: Context) -> bool:
     bounds = [-np.inf, np.inf]
     for i in (1, 2):
         if len(node.inputs) > i and node.inputs[i] is not None:
             bounds[i - 1] = float(parameter(node, i, "bound").reshape(-1)[0])
     low, high = bounds
+    if low < -1e38 and high > 1e38:
+        same = make_node("Identity", [operand(node, 0)], {}, name=str(node.name))
+        replace([node], [same])
+        _drop(same, context)
+        return True
+    if low < 0 and is_op(operand(node, 0).producer(), "Relu", "Clip"):
+        low = 0.0  # nothing below it arrives
     if low != 0 or high <= 0:
         raise Refusal(
             f"it clips to [{low:g}, {high:g}]; a firing rate starts at 0",
@@ -231,12 +131,11 @@ def _leaky(node: ir.Node, _context: Context) -> bool:
 
 def _prelu(node: ir.Node, _context: Context) -> bool:
     x, slope = operand(node, 0), parameter(node, 1, "slope")
-    channels = shape(x)[0]
-    dims = (1,) * (rank(x) - slope.ndim) + slope.shape
-    if len(dims) != rank(x) or any(d != 1 for i, d in enumerate(dims) if i != 1):
+    rows = np.broadcast_to(slope, (1, *shape(x)))[0].reshape(shape(x)[0], -1)
+    if (rows != rows[:, :1]).any():
         raise Refusal("its slope differs from pixel to pixel", "use one slope per channel")
     _check_slopes(slope)
-    flat = np.broadcast_to(slope.reshape(-1), (channels,)).reshape(-1, *[1] * (rank(x) - 2))
+    flat = rows[:, 0].reshape(-1, *[1] * (rank(x) - 2))
     if slope.shape == flat.shape:
         return False
     value = add_constant(graph_of(node), f"{node.name}_slope", flat)
@@ -250,18 +149,6 @@ def _check_slopes(slope: Array) -> None:
             "its slope lies outside [0, 1], so it is no rectifier",
             "constrain the slope in training",
         )
-
-
-def _product(node: ir.Node, _context: Context) -> bool:
-    if all(constant(v) is None for v in node.inputs):
-        verb = "multiplies" if node.op_type == "Mul" else "divides"
-        raise Refusal(
-            f"it {verb} two activations; currents only add",
-            "gates and attention cannot be converted; retrain without them",
-        )
-    if node.op_type == "Div" and constant(node.inputs[0]) is not None:
-        raise Refusal("it divides by an activation; currents only add", "retrain without it")
-    return False
 
 
 def _resize(node: ir.Node, _context: Context) -> bool:
@@ -283,6 +170,31 @@ def _resize(node: ir.Node, _context: Context) -> bool:
     new.attributes.update({a.name: a for a in node.attributes.values()})
     new.attributes["axes"] = ir.AttrInt64s("axes", axes[1:])
     replace([node], [new])
+    return True
+
+
+def _border(node: ir.Node, _context: Context) -> bool:
+    """A border below every number, as some exporters put around a MaxPool, is the pool's own."""
+    fill = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if fill is None or fill.max() > -1e38 or attribute(node, "mode", "constant") != "constant":
+        return False
+    pool, widths, axes = sole_user(node.outputs[0]), parameter(node, 1, "width"), None
+    n = rank(operand(node, 0))
+    if len(node.inputs) > 3:
+        axes = constant(node.inputs[3])
+    both = np.zeros((2, n), np.int64)
+    both[:, range(n) if axes is None else axes % n] = widths.reshape(2, -1)
+    if pool is None or pool.op_type != "MaxPool" or both[:, :2].any() or (both < 0).any():
+        raise Refusal("its border is below every number, and no MaxPool follows", "pad with zeros")
+    pads = both[:, 2:] + np.reshape(attribute(pool, "pads", [0] * (2 * n - 4)), (2, -1))
+    if (
+        attribute(pool, "auto_pad", "NOTSET").startswith("SAME")
+        or (pads >= attribute(pool, "kernel_shape")).any()
+    ):
+        raise Refusal("the pool behind it has no room for its border", "use the pool's own pads")
+    pool.attributes["pads"] = ir.AttrInt64s("pads", pads.reshape(-1).tolist())
+    pool.attributes.pop("auto_pad", None)
+    bypass(node)
     return True
 
 
@@ -316,17 +228,11 @@ _RULES: dict[str, Rewrite] = {
     "Dropout": _drop,
     "Cast": _cast,
     **RESHAPING,
-    "Sum": _sum,
-    "Add": _add,
-    "Sub": _add,
-    "Neg": _negate,
-    "Mul": _product,
-    "Div": _product,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
+    **ARITHMETIC,
     "Clip": _clip,
     "LeakyRelu": _leaky,
     "PRelu": _prelu,
     "Resize": _resize,
+    "Pad": _border,
 }
 _SWAPS: dict[str, Rewrite] = {"MaxPool": _swap, "GlobalMaxPool": _swap}

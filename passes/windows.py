@@ -70,6 +70,10 @@ def same_pads(size: int, kernel: int, stride: int, dilation: int, *, upper: bool
     return [small, total - small] if upper else [total - small, small]
 
 
+def _is_same(node: ir.Node) -> bool:
+    return bool(attribute(node, "auto_pad", "NOTSET").startswith("SAME"))
+
+
 def _windows(node: ir.Node, kernel: Sequence[int]) -> dict[str, Any]:
     """kernel_shape, strides, dilations and resolved pads of a Conv or pool."""
     sizes = shape(image_of(node))[1:]
@@ -77,7 +81,12 @@ def _windows(node: ir.Node, kernel: Sequence[int]) -> dict[str, Any]:
     strides = attribute(node, "strides") or [1] * n
     dilations = attribute(node, "dilations") or [1] * n
     mode = attribute(node, "auto_pad", "NOTSET")
-    if mode.startswith("SAME"):
+    if _is_same(node):
+        if any(d != 1 and k != 1 for d, k in zip(dilations, kernel, strict=True)):
+            raise Refusal(
+                "onnxruntime does not compute auto_pad SAME with dilations as ONNX defines it",
+                "export with explicit pads",
+            )
         pairs = [
             same_pads(*sizes_, upper=mode == "SAME_UPPER")
             for sizes_ in zip(sizes, kernel, strides, dilations, strict=True)
@@ -160,14 +169,44 @@ def _max_pool(node: ir.Node, _context: Context) -> bool:
     else:
         new = _windows(node, attribute(node, "kernel_shape"))
     new["ceil_mode"] = 0
-    if attribute(node, "ceil_mode", 0) and attribute(node, "auto_pad", "NOTSET") == "NOTSET":
-        _pad_ceil(new, shape(x)[1:])
-    replace([node], [make_node("MaxPool", [x], new, name=str(node.name))])
+    _pad_ceil(node, new, shape(x)[1:])
+    made = _apart(node, new)
+    x = made[-1].outputs[0] if made else x
+    replace([node], [*made, make_node("MaxPool", [x], new, name=str(node.name))])
     return True
 
 
-def _pad_ceil(new: dict[str, Any], sizes: Sequence[int]) -> None:
+def _apart(node: ir.Node, new: dict[str, Any]) -> list[ir.Node]:
+    """Lay windows side by side, where onnxruntime refuses pads as large as the kernel.
+
+    What a window lacks is filled with what it has: that changes no maximum.
+    """
+    made: list[ir.Node] = []
+    value, n = image_of(node), len(new["kernel_shape"])
+    for i, size in enumerate(shape(value)[1:]):
+        keys = ("kernel_shape", "strides", "dilations")
+        kernel, stride, dilation = (new[k][i] for k in keys)
+        begin, end = new["pads"][i], new["pads"][i + n]
+        if max(begin, end) < kernel:
+            continue
+        windows = pooled_size(size, kernel, stride, dilation, begin, end, 0)
+        rows = np.arange(windows)[:, None] * stride + np.arange(kernel) * dilation - begin
+        inside = (rows >= 0) & (rows < size)
+        first = rows[np.arange(windows), inside.argmax(1)]
+        rows = np.where(inside, rows, first[:, None]).reshape(-1)
+        index = add_constant(graph_of(node), f"{node.name}_index", rows)
+        made.append(make_node("Gather", [value, index], {"axis": i + 2}, name=f"{node.name}_{i}"))
+        value = made[-1].outputs[0]
+        value.type = image_of(node).type
+        new["strides"][i], new["dilations"][i] = kernel, 1
+        new["pads"][i] = new["pads"][i + n] = 0
+    return made
+
+
+def _pad_ceil(node: ir.Node, new: dict[str, Any], sizes: Sequence[int]) -> None:
     """Turn the overhang of ceil mode into padding at the end, so that every window is whole."""
+    if not attribute(node, "ceil_mode", 0) or _is_same(node):
+        return
     for i, size in enumerate(sizes):
         kernel, stride, dilation = (new[k][i] for k in ("kernel_shape", "strides", "dilations"))
         begin, end = new["pads"][i], new["pads"][i + len(sizes)]
@@ -185,8 +224,7 @@ def _average(node: ir.Node, context: Context) -> bool:
         new = _windows(node, sizes)
     else:
         new = _windows(node, attribute(node, "kernel_shape"))
-    if attribute(node, "ceil_mode", 0) and attribute(node, "auto_pad", "NOTSET") == "NOTSET":
-        _pad_ceil(new, sizes)
+    _pad_ceil(node, new, sizes)
     ones = np.ones((1, channels, *sizes), np.float32)
     # onnxruntime divides differently in different opsets; the file's own one is the truth.
     factor = probe(node, [ones], context.opset)[0][:, :1].astype(np.float64)
@@ -228,8 +266,11 @@ def _reduce_mean(node: ir.Node, _context: Context) -> bool:
     axes = sorted({int(a) % n for a in (range(n) if given is None else given)})
     if 0 in axes or n < 3:
         raise Refusal("it averages over samples or features", "average over space only")
-    if axes == [1] or 1 in axes:
-        raise Refusal("it averages over channels", "use a 1x1 convolution, or average over space")
+    if 1 in axes:
+        raise Refusal(
+            "it averages over channels, or over space with the channels last",
+            "use a 1x1 convolution, or average over the axes from 2 on",
+        )
     dims = shape(x)
     kernel = [dims[i - 1] if i in axes else 1 for i in range(2, n)]
     w = np.full((dims[0], 1, *kernel), 1 / np.prod(kernel))

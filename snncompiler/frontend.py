@@ -29,7 +29,7 @@ from snncompiler.diagnostics import InputError, Problem, refuse
 from snncompiler.graph import Array, add_constant, attribute, constant, set_sources, sources
 from snncompiler.ops import IR_VERSION, OPSET
 from snncompiler.quantiser_patterns import recognise
-from snncompiler.refusals import refuse_foreign
+from snncompiler.refusals import refuse_foreign, refuse_outputs
 from snncompiler.tail import cut_tail
 
 _BATCH = 32  # samples that onnxruntime gets at a time
@@ -121,6 +121,7 @@ def load(source: str | Path | onnx.ModelProto) -> Network:
     gate.check(proto)
     nodes = [(n.name, n.op_type) for n in proto.graph.node]
     refuse_foreign(proto)
+    refuse_outputs(proto)
     _drop_initialiser_inputs(proto)
     host = cut_tail(proto)
     batch = _fix_batch(proto)
@@ -251,7 +252,7 @@ def _refuse_infinite(model: ir.Model) -> None:
         if array is None or array.dtype.kind != "f":
             continue
         bad = array.size - int(np.isfinite(array).sum())
-        bounds = all(u.node.op_type == "Clip" and u.idx > 0 for u in value.uses())
+        bounds = all(u.node.op_type in ("Clip", "Pad") and u.idx > 0 for u in value.uses())
         if bad and not (bounds and not np.isnan(array).any()):
             problems.append(
                 Problem(

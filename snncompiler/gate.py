@@ -278,10 +278,11 @@ def _tensors(graph: onnx.GraphProto) -> list[Problem]:
                 "convert the network to float32 before exporting",
             )
         )
-    if graph.sparse_initializer:
-        name = graph.sparse_initializer[0].values.name
+    sparse = [t.values.name for t in graph.sparse_initializer]
+    sparse += [n.name for n in graph.node if any(a.HasField("sparse_tensor") for a in n.attribute)]
+    if sparse:
         why = "only dense weights can be read"
-        problems.append(Problem(f"tensor '{name}' is sparse", why, "export dense weights"))
+        problems.append(Problem(f"tensor '{sparse[0]}' is sparse", why, "export dense weights"))
     return problems
 
 

@@ -90,6 +90,9 @@ def _one(model: ir.Model, x: Array, truth: Array, t: int, labels: Array | None) 
     return Prediction(
         None if labels is None else float((top1(output) == labels).mean()),
         None if truth.ndim != 2 else float((top1(output) == top1(truth)).mean()),
-        float(np.square(output - truth).mean() / max(float(truth.var()), 1e-30)),
+        float(
+            np.square(output - truth, dtype=np.float64).mean()
+            / max(float(truth.var(dtype=np.float64)), 1e-30)
+        ),
         capped / max(neurons, 1),
     )

@@ -34,6 +34,31 @@ def refuse_foreign(proto: onnx.ModelProto) -> None:
         raise InputError(*problems)
 
 
+def refuse_outputs(proto: onnx.ModelProto) -> None:
+    """Outputs of the network that nothing in it computes from the samples."""
+    graph = proto.graph
+    image = next(i.name for i in graph.input if i.name not in {t.name for t in graph.initializer})
+    moved, masks = {image}, set()
+    for node in graph.node:
+        if moved.intersection(node.input):
+            moved.update(node.output)
+        if node.op_type == "Dropout":
+            masks.update(node.output[1:])
+    whys = {
+        **{o.name: "it does not depend on the input" for o in graph.output if o.name not in moved},
+        **dict.fromkeys(masks, "it is the mask of a Dropout, which drops nothing in inference"),
+        image: "it is the input itself",
+    }
+    do = "take it off the outputs of the network"
+    problems = [
+        Problem(f"cannot read out '{o.name}'", whys[o.name], do)
+        for o in graph.output
+        if o.name in whys
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
 #: op: (why no spiking network computes it, what to do instead)
 REASONS: dict[str, tuple[str, str]] = {
     "LRN": (

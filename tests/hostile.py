@@ -651,6 +651,14 @@ def sparse_weight() -> ModelProto:
     return result
 
 
+@model
+def sparse_constant_node() -> ModelProto:
+    net = Net()
+    values, indices = numpy_helper.from_array(np.float32([1]), "v"), np.int64([4])
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(indices, "i"), [3, 5])
+    return net.model(net.op("MatMul", net.input(3), net.op("Constant", sparse_value=sparse)))
+
+
 @spoiled
 def gemm_shape_wrong(graph: GraphProto) -> None:
     graph.initializer[2].dims[:] = [64, 5]
@@ -817,6 +825,27 @@ def output_does_not_depend_on_input() -> ModelProto:
     net = Net()
     net.input(3)
     return net.model(net.op("Relu", net.weight(1, 5)))
+
+
+@spoiled
+def output_is_the_input(graph: GraphProto) -> None:
+    graph.output.append(graph.input[0])
+
+
+@spoiled
+def output_is_a_weight(graph: GraphProto) -> None:
+    tensor = graph.initializer[0]
+    info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+    graph.output.append(info)
+
+
+@model
+def output_is_a_mask() -> ModelProto:
+    net = Net()
+    x, mask = net.op("Dropout", net.conv_relu(net.input(3, 8, 8), 4), outputs=2)
+    model = net.model(net.head(x), mask)
+    model.graph.output[1].type.tensor_type.elem_type = TensorProto.BOOL
+    return model
 
 
 # ---- bad graphs

@@ -206,6 +206,22 @@ def gemm_opset_9() -> ModelProto:
     return net.model(net.head(net.relu(net.gemm(net.input(7), 10))))
 
 
+def _gemm_c(n: Net, x: str, width: int, **attributes: object) -> str:
+    return n.op("Gemm", x, n.weight(40, 6), n.gemm(x, width), **attributes)
+
+
+case("gemm_c_activation", lambda n, x: _gemm_c(n, x, 6), (2, 2, 5), "flat", "relu")
+case("gemm_c_activation_beta", lambda n, x: _gemm_c(n, x, 6, beta=0.5), (2, 2, 5), "flat", "relu")
+case("gemm_c_activation_narrow", lambda n, x: _gemm_c(n, x, 1), (2, 2, 5), "flat", "relu")
+case(
+    "gemm_trans_a_default_perm",
+    lambda n, x: n.op("Gemm", n.op("Transpose", x), n.weight(40, 6), transA=1),
+    (2, 2, 5),
+    "flat",
+    "relu",
+)
+
+
 def matmul(name: str, step: Step, shape: tuple[int, ...]) -> None:
     def with_relu(n: Net, x: str) -> str:
         return step(n, n.relu(step(n, x)))
@@ -229,6 +245,9 @@ matmul(
     (4, 6),
 )
 matmul("rank4", lambda n, x: n.op("MatMul", x, n.weight(6, 6)), (2, 3, 6))
+matmul("rank4_stack_of_one", lambda n, x: n.op("MatMul", x, n.weight(1, 6, 6)), (2, 3, 6))
+matmul("left_stack_of_one", lambda n, x: n.op("MatMul", n.weight(1, 1, 3, 3), x), (2, 3, 6))
+matmul("tokens_stack_of_one", lambda n, x: n.op("MatMul", n.weight(1, 4, 4), x), (4, 6))
 case(
     "matmul_of_flattened",
     lambda n, x: n.add(n.op("MatMul", x, n.weight(n.shape(x)[1], 9)), n.weight(9)),
@@ -335,6 +354,8 @@ for _op, _kind in itertools.product(("Add", "Sub", "Mul"), ("scalar", "c11", "ma
 case("mul_flat", lambda n, x: n.op("Mul", x, n.uniform(0.5, 2, 60)), (2, 3, 5), "flat")
 case("add_flat", lambda n, x: n.add(x, n.weight(1, 20)), shape=(2, 1, 5), before="flat")
 case("mul_by_zero", lambda n, x: n.add(n.op("Mul", x, 0.0), n.conv(x, 4)))
+case("mul_makes_channels", lambda n, x: n.op("Mul", x, n.uniform(0.5, 2, 4, 1, 1)), channels=1)
+case("add_makes_channels", lambda n, x: n.add(x, n.weight(4, 1, 1)), channels=1)
 case("neg", lambda n, x: n.op("Neg", x), before="conv", after="relu")
 case("neg_after_relu", lambda n, x: n.op("Neg", x))
 
@@ -382,6 +403,7 @@ case("sum_1", lambda n, x: n.add(x))
 case("sum_2", lambda n, x: n.op("Sum", x, n.conv(x, 4)))
 case("sum_3", lambda n, x: n.relu(n.add(x, n.conv(x, 4), n.conv_relu(x, 4, 1))))
 case("sum_4", lambda n, x: n.add(n.conv(x, 4), x, n.conv(x, 4, 5), x), after="relu")
+case("sum_broadcast", lambda n, x: n.add(n.op("GlobalAveragePool", x), x, n.conv(x, 1)))
 case("sum_with_constant", lambda n, x: n.add(x, n.conv(x, 4), n.weight(4, 1, 1)), after="relu")
 case("sub_activations", lambda n, x: n.op("Sub", n.conv(x, 5), n.conv(x, 5, 1)), after="relu")
 case("sub_spikes", lambda n, x: n.op("Sub", x, n.conv_relu(x, 4)))
@@ -514,6 +536,9 @@ activation("clip_0_half", "Clip", 0.0, 0.5)
 activation("clip_min_only", "Clip", 0.0)
 activation("clip_min_only_empty_max", "Clip", 0.0, "")
 activation("clip_min_only_attribute", "Clip", opset=10, min=0.0)
+case("clip_max_only_after_relu", lambda n, x: n.op("Clip", x, "", 0.5))
+case("clip_max_only_attribute_after_relu", lambda n, x: n.op("Clip", x, max=0.5), opset=9)
+case("clip_without_bounds", lambda n, x: n.op("Clip", x))
 activation("leaky_relu", "LeakyRelu", alpha=0.1)
 activation("leaky_relu_default", "LeakyRelu")
 activation("leaky_relu_half_opset_7", "LeakyRelu", opset=7, alpha=0.5)
@@ -521,6 +546,7 @@ activation("prelu_channels", "PRelu", np.array([0.1, 0.25, 0.5, 0.0], np.float32
 activation("prelu_one", "PRelu", np.array([0.25], np.float32))
 activation("prelu_scalar", "PRelu", 0.25)
 activation("prelu_1c11", "PRelu", np.full((1, 4, 1, 1), 0.25, np.float32))
+activation("prelu_map_of_one_slope", "PRelu", np.full((4, 8, 8), 0.25, np.float32))
 activation("prelu_opset_7", "PRelu", np.full((4, 1, 1), 0.25, np.float32), opset=7)
 case("relu6_after_relu", lambda n, x: n.op("Clip", x, 0.0, 0.75))
 case("leaky_relu_flat", lambda n, x: n.op("LeakyRelu", n.gemm(x, 9), alpha=0.1), before="flat")
@@ -571,6 +597,7 @@ for _kind in ("Max", "Average"):
     pool("same_lower", _kind, 3, strides=2, auto_pad="SAME_LOWER")
     pool("same_upper_even_kernel", _kind, 2, strides=1, auto_pad="SAME_UPPER")
     pool("valid", _kind, 3, strides=2, auto_pad="VALID")
+    pool("valid_ceil_mode", _kind, 3, strides=2, auto_pad="VALID", ceil_mode=1, shape=(3, 8, 8))
     pool("1d", _kind, 3, strides=2, pads=1, shape=(3, 9))
     pool("3d", _kind, 2, strides=[1, 2, 2], pads=[1, 0, 0, 0, 0, 1], shape=(2, 3, 4, 5))
     pool("whole_map", _kind, [7, 8])
@@ -579,6 +606,14 @@ for _kind in ("Max", "Average"):
 pool("dilated", "Max", 2, strides=1, dilations=[2, 2])
 pool("dilated_pads", "Max", 3, strides=2, pads=[1, 2, 1, 2], dilations=[1, 2])
 pool("dilated_ceil_mode", "Max", 2, strides=2, dilations=[3, 2], ceil_mode=1)
+# what hangs over the edge is as long as the kernel, which onnxruntime refuses as a pad
+pool(
+    "dilated_ceil_mode_overhang", "Max", [2, 3],
+    strides=[3, 2], dilations=[2, 1], ceil_mode=1, pads=[1, 0, 0, 1], shape=(3, 9, 8),
+)  # fmt: skip
+pool(
+    "dilated_ceil_mode_overhang_1d", "Max", 2, strides=5, dilations=[4], ceil_mode=1, shape=(3, 11)
+)
 pool("before_relu_ceil_mode", "Max", 2, before="conv", ceil_mode=1)
 pool("row_major", "Max", 2, storage_order=0)
 pool("include_pad", "Average", 3, strides=2, pads=1, count_include_pad=1)
@@ -797,6 +832,21 @@ pad("input", SPACE, before="input")
 pad("input_constant", SPACE, 1.5, before="input")
 pad("input_reflect", SPACE, mode="reflect", before="input")
 pad("before_relu", SPACE, 1.5, before="conv")
+
+
+def _pad_below(n: Net, x: str, fill: float = -np.inf, **attributes: object) -> str:
+    x = n.op("Pad", x, np.array([1, 0, 1, 1]), np.float32(fill), np.array([2, 3]))
+    return n.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], **attributes)
+
+
+case("pad_below_before_maxpool", _pad_below, opset=18)
+case("pad_below_before_padded_maxpool", lambda n, x: _pad_below(n, x, pads=[0, 1, 1, 0]), opset=18)
+case(
+    "pad_lowest_before_maxpool_relu",
+    lambda n, x: n.relu(_pad_below(n, x, np.finfo(np.float32).min, auto_pad="VALID")),
+    before="conv",
+    opset=18,
+)
 case("pad_flat", lambda n, x: n.op("Pad", x, np.array([0, 2, 0, 1]), 1.5), (2, 3, 4), "flat")
 
 
@@ -1243,7 +1293,7 @@ EITHER |= {
     "maxpool_column_major": around(lambda n, x: n.pool(x, 2, storage_order=1)),
     "global_max_pool_of_conv": around(lambda n, x: n.op("GlobalMaxPool", x), before="conv"),
     "matmul_stack": around(lambda n, x: n.op("MatMul", x, n.weight(4, 8, 3))),
-    "clip_max_only": around(lambda n, x: n.op("Clip", x, "", 0.5)),
+    "clip_max_only": around(lambda n, x: n.op("Clip", x, "", 0.5), before="conv"),
     "clip_from_0_1": around(lambda n, x: n.op("Clip", x, 0.1, 0.5)),
     "max_with_zero": around(lambda n, x: n.op("Max", x, 0.0), before="conv"),
     "abs": around(lambda n, x: n.op("Abs", x), before="conv"),
@@ -1458,6 +1508,19 @@ def bn_training(n: Net, x: str) -> str:
     return n.op("BatchNormalization", x, *arrays, name="norm", training_mode=1, outputs=3)[0]
 
 
+@refused("pool", after="head")
+def maxpool_same_dilated(n: Net, x: str) -> str:
+    # onnxruntime leaves the dilation out of the pads
+    same = {"kernel_shape": [3, 3], "dilations": [2, 2], "auto_pad": "SAME_UPPER"}
+    return n.op("GlobalAveragePool", n.op("MaxPool", x, name="pool", **same))
+
+
+@refused("dilated", after="head")
+def conv_same_dilated(n: Net, x: str) -> str:
+    same = {"dilations": [2, 2], "auto_pad": "SAME_LOWER"}
+    return n.op("Conv", x, n.weight(5, 4, 3, 3), name="dilated", **same)
+
+
 @refused("pool")
 def maxpool_indices(n: Net, x: str) -> str:
     values, indices = n.op("MaxPool", x, kernel_shape=[2, 2], name="pool", outputs=2)
@@ -1501,6 +1564,18 @@ def slice_batch(n: Net, x: str) -> str:
 @refused("mix", after="head")
 def pad_batch(n: Net, x: str) -> str:
     return n.op("Pad", x, np.array([0, 0, 0, 0, 1, 0, 0, 0]), name="mix")
+
+
+@refused("border")
+def pad_below_before_conv(n: Net, x: str) -> str:
+    pads = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    return n.op("Pad", x, pads, np.finfo(np.float32).min, name="border")
+
+
+@refused("border")
+def pad_infinite(n: Net, x: str) -> str:
+    pads = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    return n.pool(n.op("Pad", x, pads, np.float32(np.inf), name="border"))
 
 
 @refused("mix", after="head")

@@ -30,6 +30,7 @@ from snncompiler.verify import checked_proto
 T = 6
 MODELS = Path(__file__).parent.parent / "models"
 RECIPE = list(RECIPES)
+SHIFTED = ["bn_after_relu", "bn_after_maxpool", "add_map_after_relu", "bn_before_padded_conv"]
 LEAKY = ["leaky_relu", "leaky_relu_residual", "leaky_relu_maxpool", "prelu_channels", "prelu_flat"]
 
 
@@ -110,6 +111,15 @@ def test_long_sums_without_neurons_between_them_leave_bits_for_the_weights() -> 
     network = compiled(model, 1, recipe="graded", timesteps=T)
     assert gridded(network), network.warnings
     assert "bits between synapses" in next(p for p in network.passes if p.name == "grid").changed
+    assert not disagreements(network, fresh(model, 1, 3))
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_constant_between_spikes_and_a_synapse_keeps_its_bits(name: str) -> None:
+    model = CASES[name]()
+    network = compiled(model, 1, timesteps=T)
+    assert gridded(network)
+    assert not network.warnings
     assert not disagreements(network, fresh(model, 1, 3))
 
 

@@ -224,6 +224,8 @@ def has_more_than_relu(model: ModelProto) -> bool:
 
 
 CONVERGING = [n for n, b in CASES.items() if has_more_than_relu(b()) and "opset" not in n]
+CONVERGING += ["sum_broadcast", "mul_makes_channels", "add_makes_channels", "bn_after_relu"]
+CONVERGING += ["maxpool_dilated_ceil_mode_overhang", "gemm_c_activation_narrow"]
 CONVERGING += ["maxpool_before_bn_relu", "maxpool_after_add_of_spikes", "maxpool_after_avgpool"]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import networks
+import opcases
 from backends.base import take_apart
 from backends.lava.backend import LavaBackend
 from backends.lava.fixed import integers
@@ -16,7 +17,7 @@ from passes.rounding import for_output, nearest, output_error
 from runs import SPIKES, calibration, compiled, differences, float64, fresh
 from snncompiler.diagnostics import InputError
 from snncompiler.driver import Compiled
-from snncompiler.graph import weights
+from snncompiler.graph import sources, weights
 from snncompiler.integers import fraction_bits
 from snncompiler.trace import Observe, Trace
 
@@ -66,6 +67,15 @@ def test_the_artifact_and_its_integers_send_the_same_spikes(build, recipe):
     assert differences(single, fixed) == {}
     for said, name in zip(fixed.readout.values(), single.readout, strict=True):
         np.testing.assert_array_equal(said.astype(np.float32), single.readout[name][-1])
+
+
+@pytest.mark.parametrize("name", ["bn_after_relu", "bn_after_maxpool"])
+def test_a_constant_between_spikes_and_a_synapse_keeps_its_bits(name):
+    network = quantised(lambda _seed: opcases.CASES[name](), target="loihi2")
+    norm = next(n for n in network.model.graph if "batchnormalization1" in sources(n))
+    assert (fraction_bits(weights(norm.inputs[2])[:, None]) >= 4).any()
+    x = fresh(opcases.CASES[name](), 0)
+    assert differences(float64(network, x, 12), in_integers(network, x)) == {}
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=lambda b: b.__name__)
