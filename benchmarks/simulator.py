@@ -102,8 +102,8 @@ Measured on {cores} cores ({machine}, {vector}). Times are per image; medians of
 with the range for ours. Ratios above 1 mean that ours is quicker. "ANN x T" is T times one
 inference of the trained network by onnxruntime, with 1 or 2 threads, whichever is quicker; "8-bit
 ANN" the same for the network quantised by onnxruntime's tool. Ours uses all cores; the last column
-says what the second core brings. The PyTorch loop folds time into the batch and convolves densely; so does
-SpikingJelly in its multi-step mode. Rates are means over layers, pools included.
+says what the second core brings. The PyTorch loop folds time into the batch and convolves densely;
+so does SpikingJelly in its multi-step mode. Rates are means over layers, pools included.
 
 """
 COLUMNS = """

@@ -25,6 +25,7 @@ class Schedule:
     batch: int
     peak: float
     decay: float = 5e-4
+    half: bool = False  # activations in bfloat16: twice as fast where a CPU multiplies it
 
 
 def arguments(description: str | None, nets: list[str]) -> argparse.Namespace:
@@ -88,7 +89,8 @@ def train(
         total = 0.0
         for batch in torch.randperm(samples)[: steps * schedule.batch].split(schedule.batch):
             optimizer.zero_grad()
-            loss = loss_of(batch)
+            with torch.autocast("cpu", torch.bfloat16, enabled=schedule.half):
+                loss = loss_of(batch)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 10.0)
             optimizer.step()
