@@ -4,8 +4,9 @@
     python benchmarks/results.py --recipes binary,ltb --samples 200 --timesteps 4,8
 
 A recipe that depends on T is compiled for each T; `NAME@8` is one artifact, compiled for T = 8 and
-run for every T. What was measured is kept in a journal and the page written from all of it, so a
-long run can be watched, stopped and resumed, and some rows measured on fewer images.
+run for every T. What was measured is kept in a journal (benchmarks/results.jsonl) and the page
+written from all of it, so a long run can be watched, stopped and resumed, and some rows measured on
+fewer images. With nothing left to measure, the page is just written.
 """
 
 from __future__ import annotations
@@ -196,6 +197,12 @@ def report(rows: Rows, head: str) -> str:
     return "\n".join(parts)
 
 
+def write(tables: str, page: Path) -> None:
+    """Put the tables in place of those on the page; what other benchmarks wrote there stays."""
+    given = page.read_text() if page.exists() else ""
+    page.write_text(tables + "".join(given.partition("\n## ")[1:]))
+
+
 def papers(steps: list[int]) -> str:
     """The papers' own relative losses."""
     lines = ["### The papers' own relative losses in %, on their networks\n"]
@@ -259,13 +266,12 @@ per MAC of the ANN, synapses only.
             with given.journal.open("a") as journal:
                 for t, c in found.items():
                     print(json.dumps({"recipe": name, "T": t, **asdict(c)}), file=journal)
-            page = given.output.read_text() if given.output.exists() else ""
-            others = "".join(page.partition("\n## ")[1:])  # what other benchmarks wrote
-            given.output.write_text(report(rows, head) + others)
+            write(report(rows, head), given.output)
             spent = time.perf_counter() - started
             print(f"{name} T={wanted}: compiled {compiled:.0f} s, {spent:.0f} s", flush=True)
             for t, c in found.items():
                 print(f"    {t}: {c}", flush=True)
+    write(report(rows, head), given.output)
 
 
 if __name__ == "__main__":
