@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from threading import Event
 
@@ -10,6 +11,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import ModelProto
 
 import networks
 from backends.base import take_apart
@@ -113,8 +115,9 @@ def test_it_sends_the_spikes_of_random_networks(seeds: range) -> None:
 
 
 @pytest.mark.parametrize("form", ["physical", "normalised"])
-def test_networks_off_the_grid_run_too(form: str) -> None:
-    model = random_dag(3)
+@pytest.mark.parametrize("build", [networks.mlp, random_dag])
+def test_networks_off_the_grid_run_too(build: Callable[[int], ModelProto], form: str) -> None:
+    model = build(3)
     options = {"grid.enabled": False}
     network = compiled(model, 3, timesteps=T, form=form, options=options).model
     x = fresh(model, 3, 4)
