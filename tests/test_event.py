@@ -235,6 +235,19 @@ def test_a_sample_that_ended_keeps_its_answer(
     trace = EventBackend(early_exit=margin, threads=2).build(network.model).run(x, 16, SPIKES)
     assert trace.taken is not None
     assert set(trace.taken) <= {4, 8, 12, 16}
+    assert_ended(trace, expected)
+    # The criterion, from its definition.
+    first = next(iter(expected.readout.values())).reshape(16, len(x), -1)
+    ordered = np.sort(first, 2)
+    gap = (ordered[..., -1] - ordered[..., -2]) * np.arange(1, 17)[:, None]
+    safe = gap >= margin * first.std(2)
+    for i, end in enumerate(trace.taken):
+        assert end == next((t for t in (4, 8, 12) if safe[t - 1, i]), 16)
+
+
+def assert_ended(trace: Trace, expected: Trace) -> None:
+    """Every sample is as expected until it ended, then silent; its readout stays."""
+    assert trace.taken is not None
     for name, values in trace.readout.items():
         for i, end in enumerate(trace.taken):
             full = expected.readout[name][:, i]
@@ -246,13 +259,18 @@ def test_a_sample_that_ended_keeps_its_answer(
         for i, end in enumerate(trace.taken):
             np.testing.assert_array_equal(train[:end, i], expected.trains[name][:end, i])
             assert not train[end:, i].any()
-    # The criterion, from its definition.
-    first = next(iter(expected.readout.values())).reshape(16, len(x), -1)
-    ordered = np.sort(first, 2)
-    gap = (ordered[..., -1] - ordered[..., -2]) * np.arange(1, 17)[:, None]
-    safe = gap >= margin * first.std(2)
-    for i, end in enumerate(trace.taken):
-        assert end == next((t for t in (4, 8, 12) if safe[t - 1, i]), 16)
+
+
+def test_samples_that_go_on_do_not_depend_on_those_that_ended() -> None:
+    model = networks.mlp()
+    network = compiled(model, 0, timesteps=16).model
+    # The largest samples decide in which units all potentials are held.
+    x = fresh(model, 0, 9) * np.geomspace(0.1, 20, 9, dtype=np.float32)[:, None]
+    expected = NumpyBackend().build(network).run(x, 16, SPIKES)
+    trace = EventBackend(early_exit=2.0).build(network).run(x, 16, SPIKES)
+    assert trace.taken is not None
+    assert len(set(trace.taken)) > 2
+    assert_ended(trace, expected)
 
 
 # ---- 8-bit weights -----------------------------------------------------------------------------

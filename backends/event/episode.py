@@ -46,6 +46,7 @@ class Episode:
     def run(self) -> Trace:
         """From the initial state to the last step."""
         static, states = self._static(), dict[ir.Node, Any]()
+        grids: dict[ir.Node, Array | None] = {}
         sums = self.program.tail.listen(self.kept)
         before, program = 0, self.program
         while before < self.timesteps and len(self.rows):
@@ -59,6 +60,7 @@ class Episode:
                 program.dtype,
                 static,
                 states,
+                grids,
                 program.plan.units,
                 self.pool,
                 program.threads,
