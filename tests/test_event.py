@@ -240,7 +240,7 @@ def test_a_sample_that_ended_keeps_its_answer(
     first = next(iter(expected.readout.values())).reshape(16, len(x), -1)
     ordered = np.sort(first, 2)
     gap = (ordered[..., -1] - ordered[..., -2]) * np.arange(1, 17)[:, None]
-    safe = gap >= margin * first.std(2)
+    safe = gap > margin * first.std(2)
     for i, end in enumerate(trace.taken):
         assert end == next((t for t in (4, 8, 12) if safe[t - 1, i]), 16)
 
@@ -271,6 +271,29 @@ def test_samples_that_go_on_do_not_depend_on_those_that_ended() -> None:
     assert trace.taken is not None
     assert len(set(trace.taken)) > 2
     assert_ended(trace, expected)
+
+
+def test_a_sample_does_not_end_before_anything_arrived() -> None:
+    net = networks.Net()
+    hidden = net.relu(net.op("Gemm", net.input(2), np.eye(2, dtype=np.float32)))
+    model = net.model(net.op("Gemm", hidden, np.eye(2, dtype=np.float32)))
+    network = compile_model(model, np.ones((1, 2), np.float32), timesteps=32).model
+    x = np.array([[0.0, 0.04]], np.float32)
+    for margin in (1e-9, 1.0):
+        trace = EventBackend(early_exit=margin).build(network).run(x, 32)
+        assert trace.taken is not None
+        assert trace.taken[0] > 8
+        assert next(iter(trace.readout.values()))[-1, 0].argmax() == 1
+
+
+def test_samples_end_whether_outputs_are_means_or_sums() -> None:
+    model = networks.mlp()
+    x, taken = fresh(model, 0, 9), []
+    for mode in ("mean", "sum"):
+        network = compiled(model, 0, timesteps=16, options={"coding.readout": mode}).model
+        taken.append(EventBackend(early_exit=4.0).build(network).run(x, 16).taken)
+    assert len(set(taken[0])) > 1
+    np.testing.assert_array_equal(*taken)
 
 
 # ---- 8-bit weights -----------------------------------------------------------------------------

@@ -144,9 +144,10 @@ class Episode:
         if z.shape[1] < 2 or t <= output.start:
             return np.ones(len(z), bool)
         second, first = np.partition(z, -2, 1)[:, -2:].T
-        elapsed = t - output.start if output.mode == "mean" else 1
         assert self.program.early_exit is not None
-        going: Array = (first - second) * elapsed < self.program.early_exit * z.std(1)
+        # Not the other way round: while nothing has arrived, all outputs are equal.
+        safe = (first - second) * (t - output.start) > self.program.early_exit * z.std(1)
+        going: Array = ~safe
         for name, (values,) in found.items():
             whole = (len(self.kept), len(self.x), *values.shape[1:])
             kept = self.readout.setdefault(name, np.zeros(whole, self.program.dtype))
