@@ -206,15 +206,16 @@ def test_a_sample_that_is_no_number_is_named(network: Compiled, x: np.ndarray) -
             backend.build(network.model).run(wrong, 4)
 
 
-def test_a_potential_that_is_no_number_names_its_layer() -> None:
+@pytest.mark.parametrize(("recipe", "op"), [("binary", "IF"), ("separated", "WindowedIF")])
+def test_a_potential_that_is_no_number_names_its_layer(recipe: str, op: str) -> None:
     model = random_dag(3)
     options = {"grid.enabled": False}
-    network = compiled(model, 3, timesteps=T, options=options).model
-    neuron = next(n for n in network.graph if n.op_type == "IF")
+    network = compiled(model, 3, recipe=recipe, timesteps=T, options=options).model
+    neuron = next(n for n in network.graph if n.op_type == op)
     huge = np.full_like(constant(neuron.inputs[2]), np.inf)
     neuron.inputs[2].const_value = ir.tensor(huge)  # type: ignore[union-attr]
-    with pytest.raises(InputError, match="not finite"):
-        EventBackend().build(network).run(fresh(model, 3), T)
+    with pytest.raises(InputError, match=f"of '{neuron.name}' is not finite"):
+        EventBackend().build(network).run(fresh(model, 3), take_apart(network).latency or T)
 
 
 # ---- early exit --------------------------------------------------------------------------------

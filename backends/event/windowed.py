@@ -8,6 +8,7 @@ import onnx_ir as ir
 from backends.event import kernels
 from backends.event.layers import arrange, bias, layout, summed
 from backends.event.plan import Population, Unit
+from backends.event.populations import not_finite
 from backends.event.spikes import Spikes
 from backends.event.stages import Synapses, small
 from backends.event.stretch import Stretch, channels_last
@@ -51,6 +52,8 @@ class Turns:
         first, last = (min(max(t - now.before, 0), now.steps) for t in (self.listens, self.speaks))
         if first < last:
             v += self._heard(now, first, last)
+            if not np.isfinite(v).all():
+                raise not_finite(self.node)
         for i in range(last, min(max(self.ends - now.before, 0), now.steps)):
             s = np.clip(np.floor(v / self.theta), 0, self.gamma)
             v -= self.theta * s
