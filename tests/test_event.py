@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from itertools import product
 from threading import Event
@@ -153,6 +154,20 @@ def test_threads_and_memory_change_nothing(
 ) -> None:
     program = EventBackend(threads=threads, memory=memory).build(network.model)
     assert not same(program.run(x, 16, SPIKES), expected)
+
+
+def test_more_samples_take_no_more_memory() -> None:
+    net = networks.Net()
+    net.input(3, 16, 16)
+    model = net.model(net.head(net.op("GlobalAveragePool", net.conv_relu("x", 64))))
+    program = EventBackend(threads=1, memory=1).build(compiled(model, 0, timesteps=2).model)
+    peaks = []
+    for n in (4, 4, 32):  # the first time, something may be prepared
+        tracemalloc.start()
+        program.run(fresh(model, 0, n), 2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 4 * 64 * 16 * 16 * 8
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
