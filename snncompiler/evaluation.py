@@ -33,7 +33,7 @@ from snncompiler.metrics import (
 from snncompiler.ops import NEURONS
 from snncompiler.tasks import Classification, Metrics, Task
 from snncompiler.text import record_of
-from snncompiler.trace import Observe, Trace, join
+from snncompiler.trace import Observe, Trace, join, move_counts
 
 
 @dataclass
@@ -158,7 +158,7 @@ def evaluate(
         # All outputs at all kept steps, float64: half a gigabyte at a time will do.
         kept = len(power_steps(steps)) * sum(prod(shape(v)) for v in model.graph.outputs)
         batch = max(1, min(batch, (1 << 26) // kept))
-    traces, seconds = [], 0.0
+    traces, counts, seconds = [], dict[str, Array](), 0.0
     for start in range(0, len(data.x), batch):
         block = data.x[start : start + batch]
 
@@ -172,11 +172,13 @@ def evaluate(
         before = time.perf_counter()
         traces.append(program.run(block, steps, observe, report))
         seconds += time.perf_counter() - before
+        move_counts(counts, traces[-1])
         if judge is not None:
             judge.see(block, traces[-1].readout)
         if streamed and trace_file is None:
             traces[-1].readout = {}
     trace = join(traces)
+    trace.counts = counts
     result = Evaluation(backend, steps, len(data.x), seconds, 0.0, trace)
     neurons = {str(n.name) for n in model.graph if n.op_type in (*NEURONS, "TwinSynapse")}
     result.firing_rate = trace.firing_rate()

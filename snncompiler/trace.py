@@ -64,6 +64,13 @@ class Trace:
         return {name: float(c.sum()) / (runs * c.size) for name, c in self.counts.items()}
 
 
+def move_counts(total: dict[str, NDArray[np.int64]], trace: Trace) -> None:
+    """Add the counts of a trace to a total and drop them: of many traces, one copy is kept."""
+    for name, counts in trace.counts.items():
+        total[name] = total[name] + counts if name in total else counts
+    trace.counts = {}
+
+
 def join(traces: Sequence[Trace]) -> Trace:
     """One trace of several batches, in their order."""
     first = traces[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
 from itertools import product
 from threading import Event
 
@@ -10,6 +12,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import ModelProto
 
 import networks
 from backends.base import take_apart
@@ -113,8 +116,9 @@ def test_it_sends_the_spikes_of_random_networks(seeds: range) -> None:
 
 
 @pytest.mark.parametrize("form", ["physical", "normalised"])
-def test_networks_off_the_grid_run_too(form: str) -> None:
-    model = random_dag(3)
+@pytest.mark.parametrize("build", [networks.mlp, random_dag])
+def test_networks_off_the_grid_run_too(build: Callable[[int], ModelProto], form: str) -> None:
+    model = build(3)
     options = {"grid.enabled": False}
     network = compiled(model, 3, timesteps=T, form=form, options=options).model
     x = fresh(model, 3, 4)
@@ -150,6 +154,20 @@ def test_threads_and_memory_change_nothing(
 ) -> None:
     program = EventBackend(threads=threads, memory=memory).build(network.model)
     assert not same(program.run(x, 16, SPIKES), expected)
+
+
+def test_more_samples_take_no_more_memory() -> None:
+    net = networks.Net()
+    net.input(3, 16, 16)
+    model = net.model(net.head(net.op("GlobalAveragePool", net.conv_relu("x", 64))))
+    program = EventBackend(threads=1, memory=1).build(compiled(model, 0, timesteps=2).model)
+    peaks = []
+    for n in (4, 4, 32):  # the first time, something may be prepared
+        tracemalloc.start()
+        program.run(fresh(model, 0, n), 2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 4 * 64 * 16 * 16 * 8
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -203,15 +221,16 @@ def test_a_sample_that_is_no_number_is_named(network: Compiled, x: np.ndarray) -
             backend.build(network.model).run(wrong, 4)
 
 
-def test_a_potential_that_is_no_number_names_its_layer() -> None:
+@pytest.mark.parametrize(("recipe", "op"), [("binary", "IF"), ("separated", "WindowedIF")])
+def test_a_potential_that_is_no_number_names_its_layer(recipe: str, op: str) -> None:
     model = random_dag(3)
     options = {"grid.enabled": False}
-    network = compiled(model, 3, timesteps=T, options=options).model
-    neuron = next(n for n in network.graph if n.op_type == "IF")
+    network = compiled(model, 3, recipe=recipe, timesteps=T, options=options).model
+    neuron = next(n for n in network.graph if n.op_type == op)
     huge = np.full_like(constant(neuron.inputs[2]), np.inf)
     neuron.inputs[2].const_value = ir.tensor(huge)  # type: ignore[union-attr]
-    with pytest.raises(InputError, match="not finite"):
-        EventBackend().build(network).run(fresh(model, 3), T)
+    with pytest.raises(InputError, match=f"of '{neuron.name}' is not finite"):
+        EventBackend().build(network).run(fresh(model, 3), take_apart(network).latency or T)
 
 
 # ---- early exit --------------------------------------------------------------------------------
@@ -232,6 +251,19 @@ def test_a_sample_that_ended_keeps_its_answer(
     trace = EventBackend(early_exit=margin, threads=2).build(network.model).run(x, 16, SPIKES)
     assert trace.taken is not None
     assert set(trace.taken) <= {4, 8, 12, 16}
+    assert_ended(trace, expected)
+    # The criterion, from its definition.
+    first = next(iter(expected.readout.values())).reshape(16, len(x), -1)
+    ordered = np.sort(first, 2)
+    gap = (ordered[..., -1] - ordered[..., -2]) * np.arange(1, 17)[:, None]
+    safe = gap > margin * first.std(2)
+    for i, end in enumerate(trace.taken):
+        assert end == next((t for t in (4, 8, 12) if safe[t - 1, i]), 16)
+
+
+def assert_ended(trace: Trace, expected: Trace) -> None:
+    """Every sample is as expected until it ended, then silent; its readout stays."""
+    assert trace.taken is not None
     for name, values in trace.readout.items():
         for i, end in enumerate(trace.taken):
             full = expected.readout[name][:, i]
@@ -243,13 +275,41 @@ def test_a_sample_that_ended_keeps_its_answer(
         for i, end in enumerate(trace.taken):
             np.testing.assert_array_equal(train[:end, i], expected.trains[name][:end, i])
             assert not train[end:, i].any()
-    # The criterion, from its definition.
-    first = next(iter(expected.readout.values())).reshape(16, len(x), -1)
-    ordered = np.sort(first, 2)
-    gap = (ordered[..., -1] - ordered[..., -2]) * np.arange(1, 17)[:, None]
-    safe = gap >= margin * first.std(2)
-    for i, end in enumerate(trace.taken):
-        assert end == next((t for t in (4, 8, 12) if safe[t - 1, i]), 16)
+
+
+def test_samples_that_go_on_do_not_depend_on_those_that_ended() -> None:
+    model = networks.mlp()
+    network = compiled(model, 0, timesteps=16).model
+    # The largest samples decide in which units all potentials are held.
+    x = fresh(model, 0, 9) * np.geomspace(0.1, 20, 9, dtype=np.float32)[:, None]
+    expected = NumpyBackend().build(network).run(x, 16, SPIKES)
+    trace = EventBackend(early_exit=2.0).build(network).run(x, 16, SPIKES)
+    assert trace.taken is not None
+    assert len(set(trace.taken)) > 2
+    assert_ended(trace, expected)
+
+
+def test_a_sample_does_not_end_before_anything_arrived() -> None:
+    net = networks.Net()
+    hidden = net.relu(net.op("Gemm", net.input(2), np.eye(2, dtype=np.float32)))
+    model = net.model(net.op("Gemm", hidden, np.eye(2, dtype=np.float32)))
+    network = compile_model(model, np.ones((1, 2), np.float32), timesteps=32).model
+    x = np.array([[0.0, 0.04]], np.float32)
+    for margin in (1e-9, 1.0):
+        trace = EventBackend(early_exit=margin).build(network).run(x, 32)
+        assert trace.taken is not None
+        assert trace.taken[0] > 8
+        assert next(iter(trace.readout.values()))[-1, 0].argmax() == 1
+
+
+def test_samples_end_whether_outputs_are_means_or_sums() -> None:
+    model = networks.mlp()
+    x, taken = fresh(model, 0, 9), []
+    for mode in ("mean", "sum"):
+        network = compiled(model, 0, timesteps=16, options={"coding.readout": mode}).model
+        taken.append(EventBackend(early_exit=4.0).build(network).run(x, 16).taken)
+    assert len(set(taken[0])) > 1
+    np.testing.assert_array_equal(*taken)
 
 
 # ---- 8-bit weights -----------------------------------------------------------------------------

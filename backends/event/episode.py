@@ -46,6 +46,7 @@ class Episode:
     def run(self) -> Trace:
         """From the initial state to the last step."""
         static, states = self._static(), dict[ir.Node, Any]()
+        grids: dict[ir.Node, Array | None] = {}
         sums = self.program.tail.listen(self.kept)
         before, program = 0, self.program
         while before < self.timesteps and len(self.rows):
@@ -59,6 +60,7 @@ class Episode:
                 program.dtype,
                 static,
                 states,
+                grids,
                 program.plan.units,
                 self.pool,
                 program.threads,
@@ -142,9 +144,10 @@ class Episode:
         if z.shape[1] < 2 or t <= output.start:
             return np.ones(len(z), bool)
         second, first = np.partition(z, -2, 1)[:, -2:].T
-        elapsed = t - output.start if output.mode == "mean" else 1
         assert self.program.early_exit is not None
-        going: Array = (first - second) * elapsed < self.program.early_exit * z.std(1)
+        # Not the other way round: while nothing has arrived, all outputs are equal.
+        safe = (first - second) * (t - output.start) > self.program.early_exit * z.std(1)
+        going: Array = ~safe
         for name, (values,) in found.items():
             whole = (len(self.kept), len(self.x), *values.shape[1:])
             kept = self.readout.setdefault(name, np.zeros(whole, self.program.dtype))

@@ -55,7 +55,19 @@ class Neurons:
             now.spikes[self.value] = self._on_grid(now, frozen, *grid)
 
     def _grid(self, now: Stretch) -> tuple[Array, Array] | None:
-        """Units 2^-k [C] and the constant current in them, if 32 bits hold all that can happen."""
+        """Units 2^-k [C] and the constant current in them, if all can happen in integers.
+
+        The samples at the start decide; the state keeps its units when some of them have ended.
+        """
+        if self.node in now.grids:
+            k = now.grids[self.node]
+            return None if k is None else (k, (self._constant(now) * np.exp2(k)).astype(np.int32))
+        found = self._found_grid(now)
+        now.grids[self.node] = found and found[0]
+        return found
+
+    def _found_grid(self, now: Stretch) -> tuple[Array, Array] | None:
+        """The same for the samples at hand, if 32 bits hold all that can happen."""
         if not self._is_simple():
             return None
         n, current = self.neuron, self._constant(now)

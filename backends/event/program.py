@@ -31,7 +31,7 @@ from backends.event.windowed import Turns, Wait
 from backends.reference import NumpyProgram
 from backends.workers import available_cores, workers
 from snncompiler.graph import Array, constant
-from snncompiler.trace import Observe, Trace, join
+from snncompiler.trace import Observe, Trace, join, move_counts
 
 #: Steps between two looks at the outputs, where samples may end early.
 _CHECK = 4
@@ -101,8 +101,10 @@ class EventProgram:
             return NumpyProgram(self.network, self.dtype).run(x, timesteps, observe, progress)
         parts = self._parts(len(x), timesteps)
         traces: dict[int, Trace] = {}
+        counts: dict[str, Array] = {}
 
         def finish(i: int, trace: Trace) -> None:
+            move_counts(counts, trace)
             traces[i] = trace
             if progress is not None:
                 progress(sum(t.samples for t in traces.values()) * timesteps, len(x) * timesteps)
@@ -122,7 +124,9 @@ class EventProgram:
             finally:
                 stop.set()  # whoever still works gives up at the next stage
                 pool.shutdown(wait=False, cancel_futures=True)
-        return join([traces[i] for i in range(len(parts))])
+        result = join([traces[i] for i in range(len(parts))])
+        result.counts = counts
+        return result
 
     def _parts(self, samples: int, timesteps: int) -> list[slice]:
         """Cut the samples so that every thread has work and its values fit the memory."""

@@ -24,9 +24,9 @@ class Stretch:
     """Values of some samples over the steps before + 1 .. before + steps.
 
     static: values that are the same at every step, [B, C, ...]. spikes and dense ([B T, C, ...])
-    the others. states: of every node, handed on from stretch to stretch. units: what a spike of a
-    value carries. timesteps: of the whole run. pool, threads: who works on tasks; without a pool,
-    they run one by one.
+    the others. states: of every node, handed on from stretch to stretch; grids: their units 2^-k,
+    None where they are held in no integers. units: what a spike of a value carries. timesteps: of
+    the whole run. pool, threads: who works on tasks; without a pool, they run one by one.
     """
 
     samples: int
@@ -36,6 +36,7 @@ class Stretch:
     dtype: np.dtype[np.generic]
     static: dict[ir.Value, Array]
     states: dict[ir.Node, Any]
+    grids: dict[ir.Node, Array | None]
     units: dict[ir.Value, Array]
     pool: Executor | None = None
     threads: int = 1

@@ -54,7 +54,7 @@ def connection(node: ir.Node) -> Connection | None:
         case "Conv" | "ConvTranspose":
             return _convolution(node, source)
         case "Gemm":
-            w = weights(node.inputs[1]).T[None]
+            w = weights(node.inputs[1]).T[None].astype(np.float64)
             return Connection(source, geometry.one_to_one(1), w, 1, False, _bias(node, w.shape[2]))
         case "Mul":
             return _gain(node)

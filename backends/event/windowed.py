@@ -8,6 +8,7 @@ import onnx_ir as ir
 from backends.event import kernels
 from backends.event.layers import arrange, bias, layout, summed
 from backends.event.plan import Population, Unit
+from backends.event.populations import not_finite
 from backends.event.spikes import Spikes
 from backends.event.stages import Synapses, small
 from backends.event.stretch import Stretch, channels_last
@@ -51,6 +52,8 @@ class Turns:
         first, last = (min(max(t - now.before, 0), now.steps) for t in (self.listens, self.speaks))
         if first < last:
             v += self._heard(now, first, last)
+            if not np.isfinite(v).all():
+                raise not_finite(self.node)
         for i in range(last, min(max(self.ends - now.before, 0), now.steps)):
             s = np.clip(np.floor(v / self.theta), 0, self.gamma)
             v -= self.theta * s
@@ -76,7 +79,8 @@ class Turns:
 
     def _summed(self, now: Stretch, first: int, last: int) -> Stretch:
         """A stretch of one step, with the sums of the spikes over steps of another."""
-        result = Stretch(now.samples, 0, 1, 1, now.dtype, {}, {}, now.units, now.pool, now.threads)
+        shared = (now.units, now.pool, now.threads)
+        result = Stretch(now.samples, 0, 1, 1, now.dtype, {}, {}, {}, *shared)
         for value in self.current.values:
             if value in now.spikes:
                 x = now.spikes[value].x
