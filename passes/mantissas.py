@@ -20,6 +20,7 @@ from snncompiler.integers import (
     weight_index,
     without_rule,
 )
+from snncompiler.ops import NEURONS
 from snncompiler.targets import Target
 
 #: A largest weight of fewer bits than these is nothing: the network would be lost.
@@ -60,10 +61,12 @@ def rooms(model: ir.Model, found: Integers, target: Target) -> dict[ir.Value, Ar
             natural = float(_natural(node, 2.0 ** (target.weight - 1) - 1).max())
             share = max(least - natural, np.floor((least - earlier + later) / 2))
             limit = np.full((1,) * len(shape(inputs[0])), share)
-        elif node.op_type in ("LeakyIF", "MLIPool", "TwinSynapse"):
-            if node.op_type == "LeakyIF" or any(_is_current(v) for v in inputs):
+        elif node.op_type in ("MLIPool", "TwinSynapse"):
+            if any(_is_current(v) for v in inputs):
                 raise without_rule(node)
             continue
+        elif node.op_type in (*NEURONS, "Delay"):
+            raise without_rule(node)
         else:
             continue
         for value in inputs:
@@ -140,7 +143,7 @@ def summed_over(model: ir.Model) -> set[ir.Value]:
 
 
 def least_bits(node: ir.Node) -> Array:
-    """The fewest fractional bits that leave the largest weight of a channel _LEAST bits."""
+    """The fewest fractional bits that leave the largest weight of a channel LEAST bits."""
     w = rows_of(node)
     if (w == np.rint(w)).all():
         return np.full(len(w), LEAST_BITS)

@@ -163,8 +163,9 @@ def without_rule(node: ir.Node) -> NoInteger:
     """The refusal of a node that computes no integers."""
     return NoInteger(
         node,
-        "the integer target has no rule for it (a slope, or a pool of what is no spike count)",
-        "compile for --target ideal, or retrain with Relu",
+        "the integer target has no rule for it: a slope, a layer that takes turns, or a pool of "
+        "what is no spike count",
+        "compile for --target ideal, with another recipe, or retrain with Relu",
     )
 
 

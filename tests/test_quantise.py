@@ -177,6 +177,12 @@ def test_slopes_are_refused():
         compiled(net.model(net.gemm(x, 3)), 0, timesteps=4, options={"quantise.target": "loihi2"})
 
 
+def test_layers_that_take_turns_are_refused():
+    with pytest.raises(InputError, match="no rule for it") as refusal:
+        quantised(networks.residual, recipe="separated")
+    assert refusal.value.problems[0].node
+
+
 def test_integers_need_the_grid():
     options = {"quantise.target": "loihi2", "grid.enabled": False}
     with pytest.raises(InputError, match="not exact"):
