@@ -260,8 +260,9 @@ def inspect(
     twin = "-" if format_ == "json" and json_file is None else json_file
     with session_of(twin, [], [file]) as session:
         from snncompiler.driver import open_any
+        from snncompiler.record import record_of
         from snncompiler.report import inspect_table
-        from snncompiler.text import as_json, compact, onnx_text, record_of
+        from snncompiler.text import as_json, compact, onnx_text
 
         if format_ not in ("summary", "text", "onnx", "json"):
             raise refuse(

@@ -11,9 +11,10 @@ from rich.text import Text
 
 from snncompiler.data import load_samples
 from snncompiler.diagnostics import refuse
-from snncompiler.driver import Progress, check_model, compile_model, load
+from snncompiler.driver import check_model, compile_model, load
 from snncompiler.evaluation import evaluate
 from snncompiler.graph import shape
+from snncompiler.progress import Progress
 from snncompiler.report import check_table, compiled_table, run_table
 
 

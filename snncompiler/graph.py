@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from snncompiler.ops import DOMAIN
+from snncompiler.ops import DOMAIN, functions
 
 #: Node metadata: JSON list of the names of the original nodes it stands for.
 SOURCE = "snn.source"
@@ -20,8 +20,6 @@ SCALE = "snn.scale"
 KIND = "snn.kind"
 #: Node metadata: JSON list, the upper bound of a Clip that became a neuron, per channel.
 CLIP = "snn.clip"
-#: Model metadata: one JSON object, see `driver.Compiled`.
-RECORD = "snn.compiled"
 
 #: Linear ops whose constant weights can absorb a scale.
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Mul"})
@@ -205,6 +203,14 @@ def graph_of(node: ir.Node) -> ir.Graph:
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     return graph
+
+
+def define_ops(model: ir.Model) -> None:
+    """Give a model the function bodies of our ops, and no others: what runs is what they mean."""
+    model.functions.clear()
+    for proto in functions():
+        function = ir.serde.deserialize_function(proto)
+        model.functions[function.identifier()] = function
 
 
 def is_op(node: ir.Node | None, *ops: str) -> bool:

@@ -13,6 +13,7 @@ from backends.lava.spiking.dynamics import Node
 from snncompiler.diagnostics import refuse
 from snncompiler.graph import WEIGHTED, Array, data_inputs, is_op, shape, weights
 from snncompiler.integers import Integers, NoInteger, bias_of, measure, weight_index
+from snncompiler.record import timesteps_of
 
 
 def integers(network: Network) -> Integers:
@@ -24,7 +25,7 @@ def integers(network: Network) -> Integers:
     nodes = (*network.static, *network.steps, *_readouts(network))
     try:
         # The notes come from a file that somebody may have changed.
-        return measure(nodes, _amplitude(network), int(network.record.get("timesteps", 32)))
+        return measure(nodes, _amplitude(network), timesteps_of(network.record))
     except NoInteger as problem:
         raise refuse(
             f"'{problem.node.name}' cannot be read as integers", problem.why, problem.do

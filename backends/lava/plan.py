@@ -14,6 +14,7 @@ from snncompiler.graph import MOVEMENT, Array, attribute, constant, data_inputs,
 from snncompiler.latency import Latency, latencies
 from snncompiler.movement import index_map
 from snncompiler.ops import DOMAIN
+from snncompiler.record import timesteps_of
 
 IMAGE = ":image"
 _WINDOW = ("strides", "pads", "dilations")
@@ -73,7 +74,7 @@ def plan(network: Network) -> dynamics.Network:
     return dynamics.Network(
         image=IMAGE,
         arithmetic="float32" if network.gridded else "float64",
-        timesteps=int(network.record.get("timesteps", 32)),
+        timesteps=timesteps_of(network.record),
         static=static,
         steps=steps,
         units=units,
