@@ -77,8 +77,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Output:
-    """An output of the network: the current it accumulates, and how (see the op Readout)."""
+    """An output of the network: its Readout, the current that accumulates, and how (see the op)."""
 
+    node: ir.Node
     name: str
     current: ir.Value
     mode: str
@@ -296,7 +297,7 @@ def _output(value: ir.Value) -> Output:
     if node is None or not is_op(node, "Readout") or node.inputs[0] is None or value.uses():
         raise _not_compiled(f"its output '{value.name}' is not that of a Readout")
     mode, start = attribute(node, "mode"), attribute(node, "start")
-    return Output(str(value.name), node.inputs[0], mode, start)
+    return Output(node, str(value.name), node.inputs[0], mode, start)
 
 
 def _unit(node: ir.Node, record: dict[str, Any]) -> Array | None:

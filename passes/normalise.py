@@ -34,7 +34,6 @@ from snncompiler.graph import (
     SCALE,
     WEIGHTED,
     add_constant,
-    constant,
     data_inputs,
     make_node,
     rank,
@@ -44,6 +43,7 @@ from snncompiler.graph import (
     shape,
     sole_user,
     sources,
+    weight_index,
     weights,
 )
 from snncompiler.ops import NEURONS, WITH_POTENTIAL
@@ -190,7 +190,7 @@ def _rewrite(model: ir.Model, plan: Plan) -> None:
             arriving = plan.gains.get((node, position), plan.scale[value])
             absorb(node, arriving, plan.scale[node.outputs[0]])
         elif node.op_type == "Add" and len(data_inputs(node)) == 1:
-            index = 0 if constant(node.inputs[0]) is not None else 1
+            index = weight_index(node)
             level = weights(node.inputs[index]).astype(np.float64)
             new = level / plan.scale[node.outputs[0]][None]
             node.replace_input_with(index, add_constant(graph, f"{node.name}_shift", new))

@@ -50,6 +50,11 @@ def weights(value: ir.Value | None) -> Array:
     return array
 
 
+def weight_index(node: ir.Node) -> int:
+    """Which input of a synapse, or of an Add of a constant, is the constant one."""
+    return 0 if constant(node.inputs[0]) is not None else 1
+
+
 def row_blocks(array: Array) -> list[slice]:
     """Rows of an array, few enough at a time for temporaries in double precision to be small."""
     rows = max(1, _BLOCK // max(1, array.size // max(1, len(array))))
@@ -109,6 +114,27 @@ def sources(*nodes: ir.Node) -> list[str]:
 def set_sources(node: ir.Node, names: Iterable[str]) -> None:
     """Say which original nodes this one stands for."""
     node.metadata_props[SOURCE] = json.dumps(list(dict.fromkeys(names)))
+
+
+def timed_nodes(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """Of nodes in order those that are computed at every step: the Encodes, and all behind them."""
+    timed: set[ir.Value] = set()
+    result = []
+    for node in nodes:
+        if is_op(node, "Encode") or any(v in timed for v in data_inputs(node)):
+            timed.update(node.outputs)
+            result.append(node)
+    return result
+
+
+def read_by_synapses(nodes: Sequence[ir.Node]) -> set[ir.Value]:
+    """Values that a synapse among these nodes reads, perhaps moved or added, before a neuron."""
+    found: set[ir.Value] = set()
+    for node in reversed(nodes):
+        through = node.op_type in ("Add", *MOVEMENT) and node.outputs[0] in found
+        if node.op_type in WEIGHTED or through:
+            found.update(data_inputs(node))
+    return found
 
 
 def sole_user(value: ir.Value) -> ir.Node | None:

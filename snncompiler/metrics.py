@@ -24,6 +24,7 @@ from snncompiler.graph import (
     constant,
     data_inputs,
     shape,
+    timed_nodes,
     weights,
 )
 from snncompiler.movement import move
@@ -133,11 +134,9 @@ def synaptic_operations(
     """
     events: dict[ir.Value, Array] = {}
     result: dict[str, float] = {}
-    dynamic: set[ir.Value] = set()
+    timed = set(timed_nodes(model.graph))
     for node in model.graph:
         output, inputs = node.outputs[0], data_inputs(node)
-        if node.op_type == "Encode" or any(v in dynamic for v in inputs):
-            dynamic.add(output)
         known = [events[v] for v in inputs if v in events]
         if node.op_type in SPIKING and output.metadata_props.get(KIND) == "spikes":
             events[output] = counts[str(node.name)]
@@ -145,7 +144,7 @@ def synaptic_operations(
             events[output] = move(node, [e[None] for e in known])[0]
         elif node.op_type == "Add" and len(inputs) == 2 and len(known) == 2:
             events[output] = known[0] + known[1]
-        elif node.op_type in WEIGHTED and output in dynamic:
+        elif node.op_type in WEIGHTED and node in timed:
             if known:
                 spent = float((known[0] * fan_out(node)).sum())
             else:

@@ -58,8 +58,7 @@ def plan(network: Network) -> dynamics.Network:
     """
     names: dict[ir.Value | None, str] = {network.image: IMAGE}
     arrays: dict[str, Array] = {}
-    readouts = [o.producer() for o in _outputs(network)]
-    timed = (*network.steps, *(r for r in readouts if r is not None))
+    timed = (*network.steps, *(output.node for output in network.outputs))
     late = latencies(timed)
     for node in (*network.static, *timed):
         names[node.outputs[0]] = str(node.name)
@@ -80,12 +79,6 @@ def plan(network: Network) -> dynamics.Network:
         units=units,
         arrays=arrays,
     )
-
-
-def _outputs(network: Network) -> list[ir.Value]:
-    graph = network.steps[0].graph
-    assert graph is not None
-    return [v for o in network.outputs for v in graph.outputs if v.name == o.name]
 
 
 def _node(
