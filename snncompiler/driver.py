@@ -28,7 +28,8 @@ from snncompiler import __version__, frontend, gate
 from snncompiler.compilation import FORM_B, Compilation, Step
 from snncompiler.data import check_samples
 from snncompiler.diagnostics import InputError, Problem, VerificationError, clean, refuse
-from snncompiler.dump import Dumps, require_writable, whole
+from snncompiler.dump import Dumps
+from snncompiler.files import require_writable, whole
 from snncompiler.graph import define_ops, shape, sources
 from snncompiler.ops import NEURONS, register
 from snncompiler.prediction import Prediction, predict, samples_for

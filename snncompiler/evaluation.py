@@ -17,7 +17,7 @@ import backends
 from snncompiler.data import Samples
 from snncompiler.diagnostics import refuse
 from snncompiler.driver import import_network
-from snncompiler.dump import write_whole
+from snncompiler.files import write_whole
 from snncompiler.frontend import Network
 from snncompiler.graph import Array, shape
 from snncompiler.judging import Judge

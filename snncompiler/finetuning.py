@@ -27,7 +27,7 @@ from snncompiler.ann import run
 from snncompiler.data import Samples, check_samples
 from snncompiler.diagnostics import Problem, VerificationError, refuse
 from snncompiler.driver import import_network
-from snncompiler.dump import write_whole
+from snncompiler.files import write_whole
 from snncompiler.finetune.schedule import Schedule
 from snncompiler.graph import ACTIVATIONS, Array, shape
 from snncompiler.progress import Progress, silent

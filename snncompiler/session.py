@@ -51,7 +51,7 @@ class Session:
         if self.quiet:
             sys.stdout.write(text)
             return
-        from snncompiler.dump import write_whole
+        from snncompiler.files import write_whole
 
         write_whole(Path(self.json_file), text.encode())
 
@@ -111,7 +111,7 @@ def say(text: str) -> None:
 
 def _require(target: Path, inputs: Sequence[Path | None]) -> None:
     """Fail before the work if a file cannot be written, or is one of those to be read."""
-    from snncompiler.dump import require_writable
+    from snncompiler.files import require_writable
 
     require_writable(target)
     for path in inputs:
