@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from passes.base import Context, infer_shapes, tidy
 from passes.mantissas import LEAST, all_bits, least_bits, rooms, rows_of
-from passes.moments import inputs_of
+from passes.patches import inputs_of
 from passes.rounding import for_output, insert_rounding
 from snncompiler.ann import run
 from snncompiler.diagnostics import InputError

@@ -69,11 +69,12 @@ def output_error_at(trace: Trace, ann: Mapping[str, Array]) -> dict[str, float]:
 
 def divergence(output: Array, ann: Array) -> float:
     """Mean KL(softmax(output) || softmax(ann)) over samples (and places), classes on axis 1."""
-    r, o = (_log_softmax(a.astype(np.float64)) for a in (output, ann))
+    r, o = (log_softmax(a.astype(np.float64)) for a in (output, ann))
     return float((np.exp(r) * (r - o)).sum(1).mean())
 
 
-def _log_softmax(a: Array) -> Array:
+def log_softmax(a: Array) -> Array:
+    """Logarithm of the softmax over axis 1, [N, K, ...]."""
     a = a - a.max(1, keepdims=True)
     result: Array = a - np.log(np.exp(a).sum(1, keepdims=True))
     return result

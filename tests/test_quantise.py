@@ -12,7 +12,7 @@ from backends.lava.backend import LavaBackend
 from backends.lava.fixed import integers
 from backends.lava.spiking import dynamics
 from backends.reference import NumpyBackend
-from passes.moments import inputs_of
+from passes.patches import inputs_of
 from passes.rounding import for_output, nearest, output_error
 from runs import SPIKES, calibration, compiled, differences, float64, fresh
 from snncompiler.diagnostics import InputError
