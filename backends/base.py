@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +15,6 @@ from backends.numpy_ops import readout
 from snncompiler.diagnostics import InputError, clean, refuse
 from snncompiler.graph import (
     KIND,
-    RECORD,
     Array,
     attribute,
     constant,
@@ -27,6 +25,7 @@ from snncompiler.graph import (
     shape,
 )
 from snncompiler.ops import DOMAIN, SPIKING, VERSION, register
+from snncompiler.record import RECORD, record_of
 from snncompiler.trace import Observe, Trace
 
 #: Hears (done, total), in samples times steps.
@@ -78,8 +77,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Output:
-    """An output of the network: the current it accumulates, and how (see the op Readout)."""
+    """An output of the network: its Readout, the current that accumulates, and how (see the op)."""
 
+    node: ir.Node
     name: str
     current: ir.Value
     mode: str
@@ -92,7 +92,7 @@ class Network:
 
     image, duration: the two inputs. static: the nodes before Encode, computed once per run.
     steps: those computed at every step, in order; Readouts are among `outputs` instead.
-    record: what the compiler noted about the network (see `graph.RECORD`).
+    record: what the compiler noted about the network (see `snncompiler/record.py`).
     """
 
     image: ir.Value
@@ -269,12 +269,10 @@ def _not_compiled(why: str) -> InputError:
 
 def _record(model: ir.Model) -> dict[str, Any]:
     try:
-        record = json.loads(model.metadata_props.get(RECORD, "{}"))
-    except json.JSONDecodeError:
-        record = None
-    if not isinstance(record, dict):
-        raise _not_compiled(f"the compiler's note in its metadata ('{RECORD}') is damaged")
-    return record
+        return record_of(model)
+    except ValueError:
+        why = f"the compiler's note in its metadata ('{RECORD}') is damaged"
+        raise _not_compiled(why) from None
 
 
 def _split(nodes: Sequence[ir.Node]) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]]:
@@ -299,7 +297,7 @@ def _output(value: ir.Value) -> Output:
     if node is None or not is_op(node, "Readout") or node.inputs[0] is None or value.uses():
         raise _not_compiled(f"its output '{value.name}' is not that of a Readout")
     mode, start = attribute(node, "mode"), attribute(node, "start")
-    return Output(str(value.name), node.inputs[0], mode, start)
+    return Output(node, str(value.name), node.inputs[0], mode, start)
 
 
 def _unit(node: ir.Node, record: dict[str, Any]) -> Array | None:

@@ -77,12 +77,6 @@ class Sweep:
         self.values: Values = {self.network.image: x.astype(self.dtype)}
         for node in self.network.static:
             self.values[node.outputs[0]] = self._standard(node, 1)
-        self.readers = {
-            use.node: output
-            for output in self.network.outputs
-            for use in output.current.uses()
-            if use.node.outputs[0].name == output.name
-        }
         self.untimed = {self.network.image, *(n.outputs[0] for n in self.network.static)}
         self._last = self._last_uses()
 
@@ -101,10 +95,10 @@ class Sweep:
                 for value in [v for v in self.values if v and self._last.get(v, i + 1) < i]:
                     del self.values[value]
         result = {}
-        for reader, output in self.readers.items():
+        for output in self.network.outputs:
             if visit is not None:
-                visit(self, reader)
-            current = reader.inputs[0]
+                visit(self, output.node)
+            current = output.node.inputs[0]  # calibration may have given it another one
             assert current is not None
             scale = self.timesteps if output.mode == "sum" else 1
             result[output.name] = self.mean(current) * scale

@@ -14,6 +14,7 @@ from snncompiler.graph import (
     data_inputs,
     row_blocks,
     shape,
+    weight_index,
     weights,
 )
 
@@ -104,8 +105,7 @@ def _matmul(node: ir.Node, arriving: Scale) -> tuple[Scale | None, Scale]:
 
 
 def _constant_operand(node: ir.Node) -> Array:
-    index = 0 if constant(node.inputs[0]) is not None else 1
-    c = weights(node.inputs[index]).astype(np.float64)
+    c = weights(node.inputs[weight_index(node)]).astype(np.float64)
     n = len(shape(node.outputs[0])) + 1
     return c.reshape((1,) * (n - c.ndim) + c.shape)
 
@@ -120,7 +120,7 @@ def absorb(node: ir.Node, arriving: Scale, leaving: Scale) -> None:
         node.replace_input_with(index, new)
 
     if node.op_type == "Mul":
-        index = 0 if constant(node.inputs[0]) is not None else 1
+        index = weight_index(node)
         gain = _constant_operand(node) * arriving[None] / leaving[None]
         whole = np.round(gain)
         # What `common_step` found integer but for the float32 rounding of the constants, is.

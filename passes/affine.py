@@ -230,7 +230,7 @@ def _materialise(node: ir.Node, _context: Context) -> bool:
             "kernel_shape": ones,
             "strides": ones,
             "dilations": ones,
-            "pads": ones[:0] + [0] * (2 * len(ones)),
+            "pads": [0] * (2 * len(ones)),
             "group": channels,
         }
         replace([node], [make_node("Conv", [x, w, b], settings, name=name)])

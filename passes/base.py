@@ -16,6 +16,7 @@ import onnx_ir.passes.common as common
 from snncompiler.diagnostics import Problem, clean
 from snncompiler.graph import Array, UnknownShape, constant, shape, sources
 from snncompiler.ops import OPSET
+from snncompiler.progress import Progress, silent
 
 
 class Refusal(Exception):
@@ -67,7 +68,7 @@ class Context:
     refusals: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     shapeless: list[ir.Node] = field(default_factory=list)
-    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
+    progress: Progress = silent
 
     def refuse(self, node: ir.Node, why: str, do: str) -> None:
         """Put a node on the list of those that cannot be converted (once)."""

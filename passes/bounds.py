@@ -23,6 +23,7 @@ from snncompiler.graph import (
     rank,
     row_blocks,
     shape,
+    weight_index,
     weights,
 )
 from snncompiler.ops import NEURONS
@@ -51,8 +52,7 @@ class Bounds:
 
 def is_integer(node: ir.Node) -> bool:
     """Whether a synapse has small integer weights: they need no bits of their own."""
-    index = 0 if constant(node.inputs[0]) is not None else 1
-    w = np.atleast_1d(weights(node.inputs[index]))
+    w = np.atleast_1d(weights(node.inputs[weight_index(node)]))
     parts = (w[part] for part in row_blocks(w))
     return all(bool((p == np.round(p)).all() and np.abs(p).max(initial=0) <= 256) for p in parts)
 
@@ -131,7 +131,7 @@ def _takes_bits(node: ir.Node) -> bool:
     """Whether a synapse leaves its input fewer bits: by fractions of its own, or by long sums."""
     if node.op_type not in WEIGHTED:
         return False
-    w = weights(node.inputs[0 if constant(node.inputs[0]) is not None else 1])
+    w = weights(node.inputs[weight_index(node)])
     return not is_integer(node) or bool(np.abs(w).reshape(len(w), -1).sum(1).max() >= 8)
 
 
@@ -141,8 +141,7 @@ def _is_analog(node: ir.Node) -> bool:
 
 def _typical(node: ir.Node) -> float:
     """log2 of the root mean square of a synapse's weights."""
-    index = 0 if constant(node.inputs[0]) is not None else 1
-    w = np.atleast_1d(weights(node.inputs[index]))
+    w = np.atleast_1d(weights(node.inputs[weight_index(node)]))
     squares = sum(float(np.square(w[part].astype(np.float64)).sum()) for part in row_blocks(w))
     return float(np.log2(max(np.sqrt(squares / w.size), 2.0**-20)))
 
@@ -206,8 +205,7 @@ def _bound(node: ir.Node, result: Bounds) -> None:
         both = (np.broadcast_to(a, shape(output)) for a in arriving)
         result.bound[output] = compress(sum(both))  # type: ignore[arg-type]
     elif node.op_type == "Add":
-        index = 0 if constant(node.inputs[0]) is not None else 1
-        level = np.abs(weights(node.inputs[index]).astype(np.float64))
+        level = np.abs(weights(node.inputs[weight_index(node)]).astype(np.float64))
         total = arriving[0] + level.reshape((1,) * (rank(output) - level.ndim) + level.shape)[0]
         result.bound[output] = compress(np.broadcast_to(total, shape(output)))
         _shift(output, result)
@@ -225,8 +223,7 @@ def weighted_bound(node: ir.Node, arriving: Scale) -> Scale:
     """B_o = sum_i |W_oi| B_i + |b_o|."""
     output, x = node.outputs[0], data_inputs(node)[0]
     if node.op_type == "Mul":
-        index = 0 if constant(node.inputs[0]) is not None else 1
-        c = np.abs(weights(node.inputs[index]).astype(np.float64))
+        c = np.abs(weights(node.inputs[weight_index(node)]).astype(np.float64))
         c = c.reshape((1,) * (rank(output) - c.ndim) + c.shape)[0]
         return compress(np.broadcast_to(c * arriving, shape(output)))
     if node.op_type == "MatMul":
@@ -311,8 +308,7 @@ def synapse_bits(node: ir.Node, bounds: Bounds) -> tuple[Array, Array]:
     The bits broadcast to the weights: per output channel for Conv, ConvTranspose and Gemm, per
     element for Mul, one number for MatMul.
     """
-    index = 0 if constant(node.inputs[0]) is not None else 1
-    w = weights(node.inputs[index])
+    w = weights(node.inputs[weight_index(node)])
     out, arriving = bounds.bits[node.outputs[0]], bounds.bits[data_inputs(node)[0]]
     if node in bounds.rounded:
         arriving = np.full_like(arriving, bounds.rounded[node])

@@ -26,6 +26,7 @@ from __future__ import annotations
 import numpy as np
 
 from snncompiler.graph import Array
+from snncompiler.metrics import log_softmax
 
 
 def surrogate(x: Array, low: Array | float, high: float, alpha: float) -> Array:
@@ -124,13 +125,7 @@ def divergence(rate: Array, target: Array) -> tuple[float, Array]:
     Returns:
         (loss, its gradient by r [B, F]).
     """
-    log_r, log_a = _log_softmax(rate), _log_softmax(target)
+    log_r, log_a = log_softmax(rate), log_softmax(target)
     a = np.exp(log_a)
     loss = float((a * (log_a - log_r)).sum(1, dtype=np.float64).mean())
     return loss, (np.exp(log_r) - a) / len(rate)
-
-
-def _log_softmax(x: Array) -> Array:
-    x = x - x.max(1, keepdims=True)
-    result: Array = x - np.log(np.exp(x).sum(1, keepdims=True))
-    return result

@@ -27,7 +27,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.base import Context, tidy
-from passes.corrections import channel_mean, descend, least_squares
+from passes.corrections import channel_mean, descend, least_squares, moved_potential
 from passes.patches import flat_weights, is_plain_synapse, outputs, patches
 from passes.rewiring import (
     add_current,
@@ -241,14 +241,9 @@ class _Job:
         sweep.add(before, node.inputs[0], delta)
 
     def _potential(self, node: ir.Node, error: Array) -> None:
-        v, timesteps = v_init_of(node), self.timesteps
-        if self.options.potential == "neuron":
-            delta = error[: self.fit].mean(0, dtype=np.float64)
-            v = v.reshape(v.shape + (1,) * (delta.ndim - v.ndim)) + timesteps * delta
-        else:
-            delta = channel_mean(error[: self.fit])
-            v = v + timesteps * delta.reshape(-1, *[1] * (v.ndim - 1))
-        set_constant(node, 2, v)
+        assert self.options.potential is not None
+        seen, shared = error[: self.fit], self.options.potential
+        set_constant(node, 2, moved_potential(v_init_of(node), seen, self.timesteps, shared))
 
 
 def _error(sent: Array, wanted: Array) -> float:

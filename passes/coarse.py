@@ -17,10 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.base import Context, tidy
-from passes.corrections import channel_mean
+from passes.corrections import moved_potential
 from passes.rewiring import set_constant, v_init_of
 from passes.targets import Target, chosen_samples, wanted
-from snncompiler.graph import Array
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Coarse:
 
     def run(self, model: ir.Model, context: Context) -> str:
         """Go through the layers once."""
-        if self.potential is None:
+        shared = self.potential
+        if shared is None:
             return "off"
         if len(context.calibration) < self.least:
             return f"off: fewer than {self.least} samples"
@@ -55,7 +55,9 @@ class Coarse:
             if node.op_type != "IF" or target is None:
                 return
             old, sent = node.inputs[2], sweep.activation(node)
-            set_constant(node, 2, self._moved(node, (target - sent)[:cut], context.timesteps))
+            missing = (target - sent)[:cut]
+            moved = moved_potential(v_init_of(node), missing, context.timesteps, shared)
+            set_constant(node, 2, moved)
             before, after = (
                 float(np.square((target - a)[cut:], dtype=np.float64).mean())
                 for a in (sent, sweep.activation(node))
@@ -69,13 +71,3 @@ class Coarse:
         tidy(model)
         kept = [r for r in ratios if r < 1]
         return f"kept in {len(kept)} of {len(ratios)} layers, {len(x)} samples"
-
-    def _moved(self, node: ir.Node, error: Array, timesteps: int) -> Array:
-        v = v_init_of(node)
-        if self.potential == "neuron":
-            delta = error.mean(0, dtype=np.float64)
-            v = v.reshape(v.shape + (1,) * (delta.ndim - v.ndim))
-        else:
-            delta = channel_mean(error).reshape(-1, *[1] * (v.ndim - 1))
-        moved: Array = v + timesteps * delta
-        return moved

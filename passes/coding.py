@@ -107,18 +107,13 @@ def static_values(model: ir.Model) -> set[ir.Value]:
 
 def mark_kinds(model: ir.Model) -> None:
     """Tell every value over time: 'spikes' (counts, times the scale) or 'current'."""
-    moved = {"Reshape", "Flatten", "Transpose", "Concat", "Slice", "Pad", "Gather"}
     for node in model.graph:
         spikes = node.op_type in NEURONS or (
-            node.op_type in moved | set(SPIKING)
-            and all(v.metadata_props.get(KIND) == "spikes" for v in node.inputs if v and _moves(v))
+            node.op_type in (*MOVEMENT, *SPIKING)
+            and all(v.metadata_props.get(KIND) == "spikes" for v in data_inputs(node))
         )
         for value in node.outputs:
             value.metadata_props[KIND] = "spikes" if spikes else "current"
-
-
-def _moves(value: ir.Value) -> bool:
-    return value.const_value is None and value.dtype != ir.DataType.INT64
 
 
 def note_scales(model: ir.Model) -> None:

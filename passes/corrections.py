@@ -6,8 +6,11 @@ networks. Rows are samples (and positions), columns channels or weights.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
+from passes.descent import Adam
 from snncompiler.graph import Array
 
 
@@ -15,6 +18,31 @@ def channel_mean(error: Array) -> Array:
     """Mean of [N, C, ...] over samples and space, [C]."""
     mean: Array = error.mean(axis=(0, *range(2, error.ndim)), dtype=np.float64)
     return mean
+
+
+def moved_potential(
+    v: Array, error: Array, timesteps: int, shared: Literal["channel", "neuron"]
+) -> Array:
+    """Initial potentials that send what was missing on average (Li, Deng et al. 2021; "advanced").
+
+        V(0) <- V(0) + T mean(a - sent)
+
+    Args:
+        v: [C] or [C, ...] initial potentials.
+        error: [N, C, ...] what should be sent per step minus what is.
+        timesteps: T.
+        shared: one correction per channel, or per neuron, in space, too.
+
+    Returns:
+        [C] or [C, ...].
+    """
+    if shared == "neuron":
+        delta = error.mean(0, dtype=np.float64)
+        v = v.reshape(v.shape + (1,) * (delta.ndim - v.ndim))
+    else:
+        delta = channel_mean(error).reshape(-1, *[1] * (v.ndim - 1))
+    moved: Array = v + timesteps * delta
+    return moved
 
 
 def least_squares(x: Array, z: Array, w: Array, b: Array, ridge: float) -> tuple[Array, Array]:
@@ -96,14 +124,12 @@ def descend(
     cut = max(1, len(x) * 3 // 4)
     fixed = (theta, v, timesteps, gamma)
     best, least = w, straight_through_gradient(x[cut:], a[cut:], w, b, *fixed)[0]
-    step = rate * float(np.sqrt((w**2).mean()))
-    m, s = np.zeros_like(w), np.zeros_like(w)
+    adam = Adam([w], [rate * float(np.sqrt((w**2).mean()))], iterations)
     for i in range(1, iterations + 1):
         rows = rng.integers(0, cut, min(batch, cut))
         _, g = straight_through_gradient(x[rows], a[rows], w, b, *fixed)
-        m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g**2
-        unbiased = (m / (1 - 0.9**i)) / (np.sqrt(s / (1 - 0.999**i)) + 1e-12)
-        w = w - step * 0.5 * (1 + np.cos(np.pi * i / iterations)) * unbiased
+        adam.step([g])
+        (w,) = adam.parameters
         if i % 20 == 0 or i == iterations:
             loss = straight_through_gradient(x[cut:], a[cut:], w, b, *fixed)[0]
             if loss < least:

@@ -37,10 +37,11 @@ from snncompiler.graph import (
     Array,
     add_constant,
     attribute,
-    constant,
     data_inputs,
     row_blocks,
     sources,
+    timed_nodes,
+    weight_index,
     weights,
 )
 from snncompiler.ops import WITH_POTENTIAL
@@ -161,13 +162,11 @@ _Rounded = dict[ir.Node, tuple[Array, Array, float]]
 def _round_weights(model: ir.Model, bounds: Bounds, most: int) -> _Rounded:
     """For every synapse: weights on the grid, their bits, the relative change of the tensor."""
     result: _Rounded = {}
-    timed: set[ir.Value] = set()
+    timed = set(timed_nodes(model.graph))
     for node in model.graph:
-        if node.op_type == "Encode" or any(v in timed for v in data_inputs(node)):
-            timed.update(node.outputs)
         if node.op_type in WEIGHTED and not is_integer(node):
             w, bits = synapse_bits(node, bounds)
-            if node.op_type in _SHARED and timed.intersection(data_inputs(node)):
+            if node.op_type in _SHARED and node in timed:
                 bits = np.minimum(bits, _bits_that_fit(node, w, most))
             result[node] = _rounded(w, bits)
     return result
@@ -189,7 +188,7 @@ def _rounded(w: Array, bits: Array) -> tuple[Array, Array, float]:
 def _put(model: ir.Model, rounded: _Rounded, bounds: Bounds) -> None:
     graph = model.graph
     for node in graph:
-        index = 0 if node.inputs and constant(node.inputs[0]) is not None else 1
+        index = weight_index(node)
         if node.op_type == "Add" and len(data_inputs(node)) == 1:
             c = weights(node.inputs[index]).astype(np.float64)
             new = _to_grid(c, bounds.bits[node.outputs[0]][None])

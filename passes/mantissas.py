@@ -11,37 +11,38 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.bounds import has_bias
-from snncompiler.graph import KIND, MOVEMENT, WEIGHTED, Array, data_inputs, is_op, shape, weights
+from snncompiler.graph import (
+    KIND,
+    MOVEMENT,
+    WEIGHTED,
+    Array,
+    data_inputs,
+    is_op,
+    read_by_synapses,
+    shape,
+    timed_nodes,
+    weight_index,
+    weights,
+)
 from snncompiler.integers import (
     LEAST_BITS,
     Integers,
     by_output,
     rounded_bits,
-    weight_index,
     without_rule,
 )
+from snncompiler.ops import NEURONS
 from snncompiler.targets import Target
 
 #: A largest weight of fewer bits than these is nothing: the network would be lost.
 LEAST = 3
 
 
-def dynamic(model: ir.Model) -> list[ir.Node]:
-    """The nodes that are computed at every step, in order."""
-    timed: set[ir.Value] = set()
-    result = []
-    for node in model.graph:
-        if is_op(node, "Encode") or any(v in timed for v in data_inputs(node)):
-            timed.update(node.outputs)
-            result.append(node)
-    return result
-
-
 def rooms(model: ir.Model, found: Integers, target: Target) -> dict[ir.Value, Array]:
     """How many fractional bits a value may have for the potentials it feeds to fit."""
     most = 2.0 ** (target.membrane - 1) / 1.05
     room: dict[ir.Value, Array] = {}
-    for node in reversed(dynamic(model)):
+    for node in reversed(timed_nodes(model.graph)):
         inputs, output = data_inputs(node), node.outputs[0]
         if node in found.membrane:
             limit = np.floor(np.log2(most / found.membrane[node]))
@@ -60,10 +61,12 @@ def rooms(model: ir.Model, found: Integers, target: Target) -> dict[ir.Value, Ar
             natural = float(_natural(node, 2.0 ** (target.weight - 1) - 1).max())
             share = max(least - natural, np.floor((least - earlier + later) / 2))
             limit = np.full((1,) * len(shape(inputs[0])), share)
-        elif node.op_type in ("LeakyIF", "MLIPool", "TwinSynapse"):
-            if node.op_type == "LeakyIF" or any(_is_current(v) for v in inputs):
+        elif node.op_type in ("MLIPool", "TwinSynapse"):
+            if any(_is_current(v) for v in inputs):
                 raise without_rule(node)
             continue
+        elif node.op_type in (*NEURONS, "Delay"):
+            raise without_rule(node)
         else:
             continue
         for value in inputs:
@@ -80,8 +83,8 @@ def all_bits(model: ir.Model, most: int, room: dict[ir.Value, Array]) -> dict[ir
     """Fractional bits of the weights of every synapse, aligned where branches meet."""
     bits: dict[ir.Node, Array] = {}
     fraction: dict[ir.Value, float] = {}
-    summed = summed_over(model)
-    for node in dynamic(model):
+    summed = read_by_synapses(timed_nodes(model.graph))
+    for node in timed_nodes(model.graph):
         arriving = max((fraction.get(v, 0.0) for v in data_inputs(node)), default=0.0)
         if node.op_type in WEIGHTED:
             bits[node] = _bits(node, most, room[node.outputs[0]], arriving)
@@ -129,18 +132,8 @@ def _natural(node: ir.Node, most: float) -> Array:
     return natural
 
 
-def summed_over(model: ir.Model) -> set[ir.Value]:
-    """Values that a synapse reads, perhaps through an Add, before a neuron does."""
-    found: set[ir.Value] = set()
-    for node in reversed(dynamic(model)):
-        through = node.op_type in ("Add", *MOVEMENT) and node.outputs[0] in found
-        if node.op_type in WEIGHTED or through:
-            found.update(data_inputs(node))
-    return found
-
-
 def least_bits(node: ir.Node) -> Array:
-    """The fewest fractional bits that leave the largest weight of a channel _LEAST bits."""
+    """The fewest fractional bits that leave the largest weight of a channel LEAST bits."""
     w = rows_of(node)
     if (w == np.rint(w)).all():
         return np.full(len(w), LEAST_BITS)

@@ -29,10 +29,11 @@ from passes.base import Context, tidy
 from passes.spread import Scale, along_channels, invert_movement, move_scale, ones, spread
 from snncompiler.graph import (
     CLIP,
+    KIND,
     MOVEMENT,
+    SCALE,
     WEIGHTED,
     add_constant,
-    constant,
     data_inputs,
     make_node,
     rank,
@@ -42,6 +43,7 @@ from snncompiler.graph import (
     shape,
     sole_user,
     sources,
+    weight_index,
     weights,
 )
 from snncompiler.ops import NEURONS, WITH_POTENTIAL
@@ -188,7 +190,7 @@ def _rewrite(model: ir.Model, plan: Plan) -> None:
             arriving = plan.gains.get((node, position), plan.scale[value])
             absorb(node, arriving, plan.scale[node.outputs[0]])
         elif node.op_type == "Add" and len(data_inputs(node)) == 1:
-            index = 0 if constant(node.inputs[0]) is not None else 1
+            index = weight_index(node)
             level = weights(node.inputs[index]).astype(np.float64)
             new = level / plan.scale[node.outputs[0]][None]
             node.replace_input_with(index, add_constant(graph, f"{node.name}_shift", new))
@@ -207,7 +209,7 @@ def _rewrite(model: ir.Model, plan: Plan) -> None:
         if all(d == 1 for d in scale.shape[1:]):
             set_scale(value, np.broadcast_to(scale.reshape(-1), shape(value)[:1]))
         else:
-            value.metadata_props.pop("snn.scale", None)
+            value.metadata_props.pop(SCALE, None)
 
 
 def _unit_threshold(graph: ir.Graph, node: ir.Node) -> None:
@@ -238,6 +240,6 @@ def _gain(graph: ir.Graph, user: ir.Node, value: ir.Value, gain: Scale) -> ir.Va
     producer = value.producer()
     set_sources(node, [*(sources(producer) if producer else []), *sources(user)])
     node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
-    node.outputs[0].metadata_props["snn.kind"] = "current"
+    node.outputs[0].metadata_props[KIND] = "current"
     graph.insert_before(user, node)
     return node.outputs[0]

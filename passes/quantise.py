@@ -25,8 +25,8 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.base import Context, infer_shapes, tidy
-from passes.mantissas import LEAST, all_bits, dynamic, least_bits, rooms, rows_of, summed_over
-from passes.moments import inputs_of
+from passes.mantissas import LEAST, all_bits, least_bits, rooms, rows_of
+from passes.patches import inputs_of
 from passes.rounding import for_output, insert_rounding
 from snncompiler.ann import run
 from snncompiler.diagnostics import InputError
@@ -36,16 +36,20 @@ from snncompiler.graph import (
     add_constant,
     data_inputs,
     is_op,
+    read_by_synapses,
+    timed_nodes,
+    weight_index,
     weights,
 )
 from snncompiler.integers import (
     FRACTION,
     Integers,
     NoInteger,
+    amplitude,
     bias_of,
     by_output,
     measure,
-    weight_index,
+    payload_bits,
 )
 from snncompiler.rate import rate_model
 from snncompiler.targets import TARGETS, Target
@@ -79,7 +83,7 @@ class Quantise:
         try:
             _round_currents(model, context, target)
             _choose(model, context, target, self.calibrated)
-            found = measure(model.graph, amplitude(model), context.timesteps)
+            found = _measured(model, context)
             return _prove(model, found, target, context)
         except NoInteger as problem:
             raise _refusal(context, problem.node, problem.why, problem.do) from None
@@ -90,18 +94,14 @@ def _refusal(context: Context, node: ir.Node, why: str, do: str) -> InputError:
     return InputError(*context.refusals)
 
 
-def amplitude(model: ir.Model) -> float:
-    """What the grid clips the image to."""
-    image = model.graph.inputs[0]
-    clip = next((u.node for u in image.uses() if is_op(u.node, "Clip")), None)
-    assert clip is not None, "the grid clips the image"
-    return float(weights(clip.inputs[2]))
+def _measured(model: ir.Model, context: Context, *, bounds_only: bool = False) -> Integers:
+    bound = amplitude(model.graph.inputs[0])  # what the grid clips the image to
+    return measure(model.graph, bound, context.timesteps, bounds_only=bounds_only)
 
 
 def _round_currents(model: ir.Model, context: Context, target: Target) -> None:
     """Give constant currents the fractional bits that all they reach has room for."""
-    found = measure(model.graph, amplitude(model), context.timesteps, bounds_only=True)
-    room = rooms(model, found, target)
+    room = rooms(model, _measured(model, context, bounds_only=True), target)
     for node in list(model.graph):
         if is_op(node, "Encode"):
             source = node.inputs[0]
@@ -117,8 +117,7 @@ def _round_currents(model: ir.Model, context: Context, target: Target) -> None:
 
 def _choose(model: ir.Model, context: Context, target: Target, calibrated: bool) -> None:
     """Replace weights, biases and initial potentials."""
-    found = measure(model.graph, amplitude(model), context.timesteps, bounds_only=True)
-    room = rooms(model, found, target)
+    room = rooms(model, _measured(model, context, bounds_only=True), target)
     bits = all_bits(model, 2 ** (target.weight - 1) - 1, room)
     nodes = list(bits)
     short = next((n for n in nodes if (bits[n] < least_bits(n)).any()), None)
@@ -130,7 +129,7 @@ def _choose(model: ir.Model, context: Context, target: Target, calibrated: bool)
             "compile for fewer --timesteps, or with fewer spikes per step (neurons.gamma)",
         )
     seen = _seen(model, context) if calibrated else {}
-    summed = summed_over(model)
+    summed = read_by_synapses(timed_nodes(model.graph))
     for done, node in enumerate(nodes):
         context.progress("rounding weights", done, len(nodes))
         output = node.outputs[0]
@@ -143,7 +142,7 @@ def _choose(model: ir.Model, context: Context, target: Target, calibrated: bool)
 
 def _round_potentials(model: ir.Model, context: Context) -> None:
     """Initial potentials in the unit of their currents, in halves at least."""
-    found = measure(model.graph, amplitude(model), context.timesteps)
+    found = _measured(model, context)
     for node in model.graph:
         if node.op_type == "IF":
             v = weights(node.inputs[2]).astype(np.float64)
@@ -165,7 +164,7 @@ def _seen(model: ir.Model, context: Context) -> dict[ir.Node, Array]:
     values = run(twin, context.calibration[:_SAMPLES], list(dict.fromkeys(names.values())))
     image = str(twin.graph.inputs[0].name)
     values[image] = context.calibration[:_SAMPLES]
-    return {n: values[names[str(n.name)]] for n in dynamic(model) if str(n.name) in names}
+    return {n: values[names[str(n.name)]] for n in timed_nodes(model.graph) if str(n.name) in names}
 
 
 def _round(
@@ -214,7 +213,7 @@ def _prove(model: ir.Model, found: Integers, target: Target, context: Context) -
     """Check every width from the bounds; say the largest."""
     limit = 2.0 ** (target.membrane - 1) - 1
     widest = payload = 0.0
-    for node in dynamic(model):
+    for node in timed_nodes(model.graph):
         output = node.outputs[0]
         if node.op_type in WEIGHTED:
             mantissas = np.abs(rows_of(node) * np.exp2(found.mantissa[node])[:, None])
@@ -256,10 +255,3 @@ def _leaves(target: Target, context: Context) -> str:
 def _sent(node: ir.Node) -> bool:
     """Whether a synapse reads the value: only that travels between cores."""
     return any(use.node.op_type in WEIGHTED for use in node.outputs[0].uses())
-
-
-def payload_bits(found: Integers, value: ir.Value) -> int:
-    """Bits of what is sent, with a sign if it may be negative."""
-    low = float((found.low[value] * np.exp2(found.fraction[value])).min())
-    high = float((found.high[value] * np.exp2(found.fraction[value])).max())
-    return int(max(high, -low)).bit_length() + (low < 0)

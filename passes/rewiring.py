@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from snncompiler.graph import (
+    KIND,
     Array,
     add_constant,
     constant,
@@ -78,7 +79,7 @@ def add_current(reader: ir.Node, current: Array) -> None:
     set_sources(node, sources(reader))
     out = node.outputs[0]
     out.name, out.shape, out.type = f"{value.name}_shifted", value.shape, value.type
-    out.metadata_props["snn.kind"] = "current"
+    out.metadata_props[KIND] = "current"
     graph.insert_before(reader, node)
     reader.replace_input_with(0, out)
 

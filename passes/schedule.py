@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.base import Context
-from snncompiler.graph import data_inputs, is_op, shape
+from snncompiler.graph import data_inputs, shape, timed_nodes
 from snncompiler.latency import SCHEDULE, latencies
 
 
@@ -29,13 +29,7 @@ class Schedule:
 
     def run(self, model: ir.Model, context: Context) -> str:
         """Set the metadata of every node that is computed at every step."""
-        timed: set[ir.Value] = set()
-        nodes = []
-        for node in model.graph:
-            if is_op(node, "Encode") or any(v in timed for v in data_inputs(node)):
-                timed.update(node.outputs)
-                nodes.append(node)
-        late = latencies(nodes)
+        late = latencies(timed_nodes(model.graph))
         buffered = count = 0
         for node, latency in late.items():
             noted = {"hop": latency.hop, "waits": list(latency.waits)}

@@ -9,7 +9,7 @@ from typing import Any
 def advise(cause: str, timesteps: int, record: Mapping[str, Any]) -> str:
     """One sentence of advice against a cause, in the options of the compilation on record.
 
-    timesteps: the T of the run. record: what the compiler noted (see `graph.RECORD`).
+    timesteps: the T of the run. record: what the compiler noted (see `snncompiler/record.py`).
     """
     noted = record.get("passes")
     listed = [p for p in noted if isinstance(p, dict)] if isinstance(noted, list) else []

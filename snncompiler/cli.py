@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from snncompiler import __version__, studies
+from snncompiler import __version__, cli_studies
 from snncompiler.cli_finetune import finetune
 from snncompiler.cli_tune import tune
 from snncompiler.diagnostics import clean_lines, refuse
@@ -130,7 +130,7 @@ def compile_(
         told = result.as_json()
         if doctor:
             first = samples._replace(x=samples.x[:32])
-            told["doctor"] = studies.examine(session, gate.read(model), result.model, first)
+            told["doctor"] = cli_studies.examine(session, gate.read(model), result.model, first)
         session.write_json(told)
 
 
@@ -183,8 +183,8 @@ def run(
     with session_of(json_file, [trace], [model, data, reference, decode]) as session:
         from snncompiler.data import load_samples
         from snncompiler.driver import load
-        from snncompiler.dump import make_folder
         from snncompiler.evaluation import evaluate
+        from snncompiler.files import make_folder
         from snncompiler.graph import shape
         from snncompiler.pictures import require_drawable
         from snncompiler.report import run_table
@@ -260,8 +260,9 @@ def inspect(
     twin = "-" if format_ == "json" and json_file is None else json_file
     with session_of(twin, [], [file]) as session:
         from snncompiler.driver import open_any
+        from snncompiler.record import record_of
         from snncompiler.report import inspect_table
-        from snncompiler.text import as_json, compact, onnx_text, record_of
+        from snncompiler.text import as_json, compact, onnx_text
 
         if format_ not in ("summary", "text", "onnx", "json"):
             raise refuse(
@@ -325,21 +326,14 @@ def demo(
         session.write_json(result)
 
 
-app.command(epilog="Example: snnc doctor model.onnx model.snn.onnx test.npz")(studies.doctor)
-app.command(epilog="Example: snnc compare binary.snn.onnx ternary.snn.onnx test.npz")(
-    studies.compare
-)
-
-
-app.command(epilog="Example: snnc report model.snn.onnx test.npz --reference model.onnx")(
-    studies.report
-)
-app.command(epilog="Example: snnc tune model.onnx --calibration train.npz --max-loss 0.5%")(tune)
-
-
-app.command(epilog="Example: snnc finetune model.onnx --train train.npz -T 4 -o model.qc.onnx")(
-    finetune
-)
+for command, example in (
+    (cli_studies.doctor, "model.onnx model.snn.onnx test.npz"),
+    (cli_studies.compare, "binary.snn.onnx ternary.snn.onnx test.npz"),
+    (cli_studies.report, "model.snn.onnx test.npz --reference model.onnx"),
+    (tune, "model.onnx --calibration train.npz --max-loss 0.5%"),
+    (finetune, "model.onnx --train train.npz -T 4 -o model.qc.onnx"),
+):
+    app.command(epilog=f"Example: snnc {command.__name__} {example}")(command)
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -348,7 +342,3 @@ def main(arguments: list[str] | None = None) -> Any:
     # more than they bring, and on a busy machine twenty times more. Read when NumPy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     app(args=arguments)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from snncompiler.session import Json
+from snncompiler.session import Json, progress_bar, session_of
 
 
 def finetune(
@@ -44,8 +44,6 @@ def finetune(
     """
     target = output or model.parent / f"{model.stem}.qc.onnx"
     checkpoint = target.with_suffix(".finetune.pt")
-    from snncompiler.session import progress_bar, session_of
-
     with session_of(json_file, [target, checkpoint], [model, train]) as session:
         from snncompiler import gate
         from snncompiler.data import load_samples

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from snncompiler.session import Json, progress_bar, session_of
+
 
 def tune(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A trained network.")],
@@ -29,10 +31,7 @@ def tune(
         typer.Option("--output", "-o", metavar="OUT.onnx", help="Default: MODEL.snn.onnx."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
-    json_file: Annotated[
-        str | None,
-        typer.Option("--json", metavar="FILE", help="Write the result as JSON ('-': to stdout)."),
-    ] = None,
+    json_file: Json = None,
 ) -> None:
     """Find the best recipe, options and T on calibration data, and compile it.
 
@@ -41,8 +40,6 @@ def tune(
     """
     target = output or model.parent / f"{model.stem}.snn.onnx"
     journal = target.with_suffix(".tune.jsonl")
-    from snncompiler.session import progress_bar, session_of
-
     with session_of(json_file, [target, journal], [model, calibration]) as session:
         from snncompiler import gate
         from snncompiler.data import load_calibration

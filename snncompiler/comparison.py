@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -15,11 +14,11 @@ from snncompiler.diagnostics import refuse
 from snncompiler.graph import Array, shape
 from snncompiler.metrics import power_steps, top1
 from snncompiler.ops import SPIKING
-from snncompiler.text import record_of
+from snncompiler.progress import Progress, silent
+from snncompiler.record import choose_timesteps, record_of
 from snncompiler.trace import Observe, Trace
 
 _BYTES = 256 << 20  # of spike trains at a time
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -73,7 +72,7 @@ def compare(
     labels: tuple[str, str] = ("A", "B"),
     used: tuple[str, str] = ("event", "event"),
     timesteps: int | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Run two compiled networks on the same samples and compare every spike.
 
@@ -88,10 +87,7 @@ def compare(
     Raises:
         InputError: their inputs or outputs differ in shape, or T is below 1.
     """
-    noted = int(str(record_of(models[0]).get("timesteps", 32)))
-    steps = noted if timesteps is None else timesteps
-    if steps < 1:
-        raise refuse(f"cannot run for T = {steps}", "one step is needed", "choose a larger T")
+    steps = choose_timesteps(record_of(models[0]), timesteps)
     ends = [(shape(m.graph.inputs[0]), [shape(v) for v in m.graph.outputs]) for m in models]
     if ends[0] != ends[1]:
         raise refuse(

@@ -24,10 +24,11 @@ from snncompiler import frontend
 from snncompiler.ann import relative_error, run
 from snncompiler.diagnostics import InputError, Problem, VerificationError, clean
 from snncompiler.dump import Dumps
-from snncompiler.graph import RECORD, Array, attribute, scale_of
+from snncompiler.graph import Array, attribute, scale_of
 from snncompiler.metrics import macs
 from snncompiler.ops import NEURONS
 from snncompiler.rate import rate_model
+from snncompiler.record import RECORD
 from snncompiler.trace import Observe
 from snncompiler.verify import verify
 

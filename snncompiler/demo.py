@@ -11,9 +11,11 @@ from rich.text import Text
 
 from snncompiler.data import load_samples
 from snncompiler.diagnostics import refuse
-from snncompiler.driver import Progress, check_model, compile_model, load
+from snncompiler.driver import check_model, compile_model, load
 from snncompiler.evaluation import evaluate
+from snncompiler.files import make_folder
 from snncompiler.graph import shape
+from snncompiler.progress import Progress
 from snncompiler.report import check_table, compiled_table, run_table
 
 
@@ -47,11 +49,7 @@ def tell(
     Raises:
         InputError: the folder cannot be written.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = error.strerror or "it cannot be made"
-        raise refuse(f"cannot write '{output}'", why, "choose another --output") from None
+    make_folder(output)
     folder = models_folder()
     trained, artifact = folder / "digits.onnx", output / "digits.snn.onnx"
     checked = check_model(trained)

@@ -12,7 +12,7 @@ questions are answered besides the decomposition:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,16 @@ from backends.reference import NumpyBackend
 from snncompiler.advice import advise
 from snncompiler.data import Samples
 from snncompiler.decomposition import ErrorSum
-from snncompiler.diagnostics import refuse
 from snncompiler.driver import import_network
 from snncompiler.examination import Tally, Visit, Watcher
 from snncompiler.graph import Array, shape, sources
 from snncompiler.metrics import top1
-from snncompiler.text import record_of
+from snncompiler.progress import Progress, silent
+from snncompiler.record import choose_timesteps, record_of
 
 #: A layer that changes the outputs by less than this share is no trouble.
 HARMLESS = 0.01
 _BATCH = 16
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -98,7 +97,7 @@ def diagnose(
     *,
     timesteps: int | None = None,
     watch: Sequence[Watcher] = (),
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = silent,
 ) -> Diagnosis:
     """Compare a compiled network with the trained one, layer by layer.
 
@@ -114,9 +113,7 @@ def diagnose(
         InputError: the two networks do not belong together, or T is below 1.
     """
     record = record_of(model)
-    steps = timesteps if timesteps is not None else int(str(record.get("timesteps", 32)))
-    if steps < 1:
-        raise refuse(f"cannot run for T = {steps}", "one step is needed", "choose a larger T")
+    steps = choose_timesteps(record, timesteps)
     trained = import_network(source)
     program = NumpyBackend().build(model)
     visit = Visit(program, trained.model, steps, watch)

@@ -28,22 +28,19 @@ from snncompiler import __version__, frontend, gate
 from snncompiler.compilation import FORM_B, Compilation, Step
 from snncompiler.data import check_samples
 from snncompiler.diagnostics import InputError, Problem, VerificationError, clean, refuse
-from snncompiler.dump import Dumps, require_writable, whole
-from snncompiler.graph import RECORD, shape, sources
-from snncompiler.ops import NEURONS, functions, register
+from snncompiler.dump import Dumps
+from snncompiler.files import require_writable, whole
+from snncompiler.graph import define_ops, shape, sources
+from snncompiler.ops import NEURONS, register
 from snncompiler.prediction import Prediction, predict, samples_for
-from snncompiler.text import record_of
+from snncompiler.progress import Progress, silent
+from snncompiler.record import RECORD, choose_timesteps, record_of
 from snncompiler.trace import Observe, Trace
 from snncompiler.verdicts import Check, Verdict, judge, unseen
 from snncompiler.verify import check_file, verify
 
-Progress = Callable[[str, int, int], None]
 #: Fewer samples than these predict nothing.
 _LEAST = 16
-
-
-def silent(_what: str, _done: int, _total: int) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass
@@ -70,7 +67,7 @@ class Compiled:
         return self.output
 
     def run(self, x: NDArray[np.float32], timesteps: int | None = None) -> Trace:
-        """Simulate it with the reference backend."""
+        """Simulate it with the default backend; see `simulate`."""
         return simulate(self.model, x, timesteps)
 
     def as_json(self) -> dict[str, object]:
@@ -284,10 +281,7 @@ def _finish(
     }
     model.metadata_props[RECORD] = json.dumps(record)
     model.producer_name, model.producer_version = "snncompiler", __version__
-    model.functions.clear()
-    for proto in functions():
-        function = ir.serde.deserialize_function(proto)
-        model.functions[function.identifier()] = function
+    define_ops(model)
 
 
 def check_seed(seed: int) -> None:
@@ -356,10 +350,7 @@ def _trust_only_ours(model: ir.Model, where: str) -> None:
             "it lacks the record of its compilation",
             "compile the trained network again",
         )
-    model.functions.clear()
-    for proto in functions():
-        function = ir.serde.deserialize_function(proto)
-        model.functions[function.identifier()] = function
+    define_ops(model)
 
 
 def simulate(
@@ -386,13 +377,7 @@ def simulate(
     """
     if not isinstance(model, ir.Model):
         model = load(model)
-    steps = timesteps if timesteps is not None else int(str(record_of(model).get("timesteps", 32)))
-    if steps < 1:
-        raise refuse(
-            f"cannot run for T = {steps}",
-            "a spiking network runs for at least one time step",
-            "choose --timesteps 1 or more",
-        )
+    steps = choose_timesteps(record_of(model), timesteps)
     samples = check_samples(np.asarray(x), shape(model.graph.inputs[0]))
     program = backends.load(backend).build(model)
     return program.run(samples, steps, observe or Observe(), progress)

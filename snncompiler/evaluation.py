@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -18,7 +17,7 @@ import backends
 from snncompiler.data import Samples
 from snncompiler.diagnostics import refuse
 from snncompiler.driver import import_network
-from snncompiler.dump import write_whole
+from snncompiler.files import write_whole
 from snncompiler.frontend import Network
 from snncompiler.graph import Array, shape
 from snncompiler.judging import Judge
@@ -31,8 +30,9 @@ from snncompiler.metrics import (
     top1,
 )
 from snncompiler.ops import NEURONS
+from snncompiler.progress import Progress, silent
+from snncompiler.record import choose_timesteps, record_of
 from snncompiler.tasks import Classification, Metrics, Task
-from snncompiler.text import record_of
 from snncompiler.trace import Observe, Trace, join, move_counts
 
 
@@ -119,7 +119,7 @@ def evaluate(
     task: Task | None = None,
     pictures: Path | None = None,
     trace_file: str | Path | None = None,
-    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Run a compiled network and compare it with labels and with the trained network.
 
@@ -132,10 +132,10 @@ def evaluate(
     """
     started = time.perf_counter()
     record = record_of(model)
-    steps = timesteps if timesteps is not None else int(str(record.get("timesteps", 32)))
-    if steps < 1 or batch < 1:
-        what = f"T = {steps}" if steps < 1 else f"batches of {batch}"
-        raise refuse(f"cannot run with {what}", "at least one is needed", "choose a larger number")
+    steps = choose_timesteps(record, timesteps)
+    if batch < 1:
+        what = f"cannot run in batches of {batch}"
+        raise refuse(what, "at least one sample is needed", "choose --batch 1 or more")
     settings = _settings(backend, threads, memory, precision, early_exit)
     settings |= {"layers": True} if layers and backend == "lava" else {}
     program = backends.load(backend, **settings).build(model)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,9 +27,10 @@ from snncompiler.ann import run
 from snncompiler.data import Samples, check_samples
 from snncompiler.diagnostics import Problem, VerificationError, refuse
 from snncompiler.driver import import_network
-from snncompiler.dump import write_whole
+from snncompiler.files import write_whole
 from snncompiler.finetune.schedule import Schedule
 from snncompiler.graph import ACTIVATIONS, Array, shape
+from snncompiler.progress import Progress, silent
 from snncompiler.quantisers import insert
 from snncompiler.verify import checked_proto
 
@@ -80,7 +80,7 @@ def finetune(
     device: str = "auto",
     output: Path | None = None,
     checkpoint: Path | None = None,
-    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+    progress: Progress = silent,
 ) -> Finetuned:
     """Train the quantised form of a network.
 

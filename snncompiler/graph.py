@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from snncompiler.ops import DOMAIN
+from snncompiler.ops import DOMAIN, functions
 
 #: Node metadata: JSON list of the names of the original nodes it stands for.
 SOURCE = "snn.source"
@@ -20,8 +20,6 @@ SCALE = "snn.scale"
 KIND = "snn.kind"
 #: Node metadata: JSON list, the upper bound of a Clip that became a neuron, per channel.
 CLIP = "snn.clip"
-#: Model metadata: one JSON object, see `driver.Compiled`.
-RECORD = "snn.compiled"
 
 #: Linear ops whose constant weights can absorb a scale.
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Mul"})
@@ -50,6 +48,11 @@ def weights(value: ir.Value | None) -> Array:
     array = constant(value)
     assert array is not None, f"{value and value.name} is not constant"
     return array
+
+
+def weight_index(node: ir.Node) -> int:
+    """Which input of a synapse, or of an Add of a constant, is the constant one."""
+    return 0 if constant(node.inputs[0]) is not None else 1
 
 
 def row_blocks(array: Array) -> list[slice]:
@@ -111,6 +114,27 @@ def sources(*nodes: ir.Node) -> list[str]:
 def set_sources(node: ir.Node, names: Iterable[str]) -> None:
     """Say which original nodes this one stands for."""
     node.metadata_props[SOURCE] = json.dumps(list(dict.fromkeys(names)))
+
+
+def timed_nodes(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """Of nodes in order those that are computed at every step: the Encodes, and all behind them."""
+    timed: set[ir.Value] = set()
+    result = []
+    for node in nodes:
+        if is_op(node, "Encode") or any(v in timed for v in data_inputs(node)):
+            timed.update(node.outputs)
+            result.append(node)
+    return result
+
+
+def read_by_synapses(nodes: Sequence[ir.Node]) -> set[ir.Value]:
+    """Values that a synapse among these nodes reads, perhaps moved or added, before a neuron."""
+    found: set[ir.Value] = set()
+    for node in reversed(nodes):
+        through = node.op_type in ("Add", *MOVEMENT) and node.outputs[0] in found
+        if node.op_type in WEIGHTED or through:
+            found.update(data_inputs(node))
+    return found
 
 
 def sole_user(value: ir.Value) -> ir.Node | None:
@@ -205,6 +229,14 @@ def graph_of(node: ir.Node) -> ir.Graph:
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     return graph
+
+
+def define_ops(model: ir.Model) -> None:
+    """Give a model the function bodies of our ops, and no others: what runs is what they mean."""
+    model.functions.clear()
+    for proto in functions():
+        function = ir.serde.deserialize_function(proto)
+        model.functions[function.identifier()] = function
 
 
 def is_op(node: ir.Node | None, *ops: str) -> bool:

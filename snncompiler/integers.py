@@ -29,6 +29,7 @@ from snncompiler.graph import (
     data_inputs,
     is_op,
     shape,
+    weight_index,
     weights,
 )
 from snncompiler.movement import move
@@ -91,15 +92,23 @@ def by_output(node: ir.Node, w: Array) -> Array:
     return w.reshape(1, -1)
 
 
-def weight_index(node: ir.Node) -> int:
-    """Which input of a synapse holds its weights."""
-    return 0 if constant(node.inputs[0]) is not None else 1
-
-
 def bias_of(node: ir.Node) -> Array | None:
     """The bias of a synapse, float64, or None."""
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     return None if bias is None else bias.astype(np.float64)
+
+
+def amplitude(image: ir.Value) -> float:
+    """The bound of |image| that the network itself enforces by a Clip; infinite without one."""
+    clips = [use.node for use in image.uses() if is_op(use.node, "Clip")]
+    return float(weights(clips[0].inputs[2])) if clips else float("inf")
+
+
+def payload_bits(found: Integers, value: ir.Value) -> int:
+    """Bits of the largest integer that a value may be, with a sign if it may be negative."""
+    unit = np.exp2(found.fraction[value])
+    low, high = float((found.low[value] * unit).min()), float((found.high[value] * unit).max())
+    return int(max(high, -low)).bit_length() + (low < 0)
 
 
 def measure(
@@ -163,8 +172,9 @@ def without_rule(node: ir.Node) -> NoInteger:
     """The refusal of a node that computes no integers."""
     return NoInteger(
         node,
-        "the integer target has no rule for it (a slope, or a pool of what is no spike count)",
-        "compile for --target ideal, or retrain with Relu",
+        "the integer target has no rule for it: a slope, a layer that takes turns, or a pool of "
+        "what is no spike count",
+        "compile for --target ideal, with another recipe, or retrain with Relu",
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from snncompiler.dump import write_whole
+from snncompiler.files import write_whole
 from snncompiler.graph import Array
 from snncompiler.pictures import photograph, side_by_side
 from snncompiler.tasks import Metrics, Scorer, Task

@@ -24,6 +24,7 @@ from snncompiler.graph import (
     constant,
     data_inputs,
     shape,
+    timed_nodes,
     weights,
 )
 from snncompiler.movement import move
@@ -68,11 +69,12 @@ def output_error_at(trace: Trace, ann: Mapping[str, Array]) -> dict[str, float]:
 
 def divergence(output: Array, ann: Array) -> float:
     """Mean KL(softmax(output) || softmax(ann)) over samples (and places), classes on axis 1."""
-    r, o = (_log_softmax(a.astype(np.float64)) for a in (output, ann))
+    r, o = (log_softmax(a.astype(np.float64)) for a in (output, ann))
     return float((np.exp(r) * (r - o)).sum(1).mean())
 
 
-def _log_softmax(a: Array) -> Array:
+def log_softmax(a: Array) -> Array:
+    """Logarithm of the softmax over axis 1, [N, K, ...]."""
     a = a - a.max(1, keepdims=True)
     result: Array = a - np.log(np.exp(a).sum(1, keepdims=True))
     return result
@@ -133,11 +135,9 @@ def synaptic_operations(
     """
     events: dict[ir.Value, Array] = {}
     result: dict[str, float] = {}
-    dynamic: set[ir.Value] = set()
+    timed = set(timed_nodes(model.graph))
     for node in model.graph:
         output, inputs = node.outputs[0], data_inputs(node)
-        if node.op_type == "Encode" or any(v in dynamic for v in inputs):
-            dynamic.add(output)
         known = [events[v] for v in inputs if v in events]
         if node.op_type in SPIKING and output.metadata_props.get(KIND) == "spikes":
             events[output] = counts[str(node.name)]
@@ -145,7 +145,7 @@ def synaptic_operations(
             events[output] = move(node, [e[None] for e in known])[0]
         elif node.op_type == "Add" and len(inputs) == 2 and len(known) == 2:
             events[output] = known[0] + known[1]
-        elif node.op_type in WEIGHTED and output in dynamic:
+        elif node.op_type in WEIGHTED and node in timed:
             if known:
                 spent = float((known[0] * fan_out(node)).sum())
             else:

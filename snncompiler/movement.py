@@ -52,12 +52,16 @@ def _slices(node: ir.Node, ndim: int) -> tuple[slice, ...]:
 
 def _pad(node: ir.Node, x: Array, pad_value: float) -> Array:
     pads = [int(p) for p in weights(node.inputs[1])]
-    widths = list(zip(pads[: x.ndim], pads[x.ndim :], strict=True))
+    return padded(x, list(zip(pads[: x.ndim], pads[x.ndim :], strict=True)), pad_value)
+
+
+def padded(x: Array, widths: Sequence[tuple[int, int]], fill: float = 0) -> Array:
+    """x with (begin, end) more elements along every axis, or fewer where those are negative."""
     crop = tuple(
         slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths, x.shape, strict=True)
     )
-    widths = [(max(0, a), max(0, b)) for a, b in widths]
-    return np.pad(x[crop], widths, constant_values=pad_value)
+    border = [(max(0, a), max(0, b)) for a, b in widths]
+    return np.pad(x[crop], border, constant_values=fill)
 
 
 def index_map(node: ir.Node) -> Array:

@@ -34,6 +34,7 @@ from snncompiler.graph import (
     constant,
     data_inputs,
     shape,
+    weight_index,
     weights,
 )
 from snncompiler.metrics import connections, synaptic_operations
@@ -230,8 +231,7 @@ def spike_driven(model: ir.Model) -> set[ir.Node]:
 def _zeros(synapses: Sequence[ir.Node]) -> tuple[int, int]:
     zeros = stored = 0
     for node in synapses:
-        index = 0 if constant(node.inputs[0]) is not None else 1
-        w = weights(node.inputs[index])
+        w = weights(node.inputs[weight_index(node)])
         zeros, stored = zeros + int((w == 0).sum()), stored + w.size
     return zeros, stored
 

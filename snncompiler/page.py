@@ -20,7 +20,7 @@ from snncompiler import __version__, figures
 from snncompiler.decomposition import CAUSES
 from snncompiler.diagnostics import clean, clean_lines, refuse
 from snncompiler.drawing import HEIGHT, WIDTH, draw
-from snncompiler.dump import write_whole
+from snncompiler.files import write_whole
 from snncompiler.provenance import commands
 from snncompiler.study import Entry, Study
 from snncompiler.text import as_json

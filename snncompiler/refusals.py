@@ -1,14 +1,24 @@
-"""Why nodes are refused, in the domain's terms, and those that no import can look past."""
+"""Why nodes are refused, in the domain's terms, and what no import can look past."""
 
 from __future__ import annotations
 
-import onnx
+import math
 
-from snncompiler.diagnostics import InputError, Problem
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from snncompiler import gate
+from snncompiler.diagnostics import InputError, Problem, refuse
+from snncompiler.graph import attribute, constant, sources
 
 
 def refuse_foreign(proto: onnx.ModelProto) -> None:
-    """Nodes that cannot even be imported; everything else is judged after canonicalisation."""
+    """Refuse what cannot even be imported; everything else is judged after canonicalisation.
+
+    Raises:
+        InputError: with every such node, and the others that are known to fail.
+    """
     problems = []
     for node in proto.graph.node:
         what = f"cannot convert '{node.op_type}' at node '{node.name}'"
@@ -35,7 +45,11 @@ def refuse_foreign(proto: onnx.ModelProto) -> None:
 
 
 def refuse_outputs(proto: onnx.ModelProto) -> None:
-    """Outputs of the network that nothing in it computes from the samples."""
+    """Refuse outputs of the network that nothing in it computes from the samples.
+
+    Raises:
+        InputError: with every such output.
+    """
     graph = proto.graph
     image = next(i.name for i in graph.input if i.name not in {t.name for t in graph.initializer})
     moved, masks = {image}, set()
@@ -55,6 +69,85 @@ def refuse_outputs(proto: onnx.ModelProto) -> None:
         for o in graph.output
         if o.name in whys
     ]
+    if problems:
+        raise InputError(*problems)
+
+
+def refuse_huge(graph: onnx.GraphProto) -> None:
+    """Refuse sizes that no memory holds: folding or running would try to allocate them.
+
+    Raises:
+        InputError: names the first such value.
+    """
+    for value in (*graph.value_info, *graph.output):
+        dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
+        if math.prod(dims) > gate.MAX_ELEMENTS:
+            raise refuse(
+                f"the value '{value.name}' has shape {dims}",
+                "a value must stay below 2^31 elements per sample",
+                "look at the sizes in the network; export a smaller one",
+            )
+
+
+def refuse_infinite(model: ir.Model) -> None:
+    """Refuse NaN and infinite weights, as they are after folding, wherever they came from.
+
+    Raises:
+        InputError: with every such tensor.
+    """
+    problems = []
+    for name, value in model.graph.initializers.items():
+        array = None if value.const_value is None else value.const_value.numpy()
+        if array is None or array.dtype.kind != "f":
+            continue
+        bad = array.size - int(np.isfinite(array).sum())
+        bounds = all(u.node.op_type in ("Clip", "Pad") and u.idx > 0 for u in value.uses())
+        if bad and not (bounds and not np.isnan(array).any()):
+            problems.append(
+                Problem(
+                    f"tensor '{name}' holds {bad} values that are not finite",
+                    "NaN or infinite weights make every spike meaningless",
+                    "look at the training run; export a checkpoint with finite weights",
+                )
+            )
+    if problems:
+        raise InputError(*problems)
+
+
+def refuse_misfits(model: ir.Model) -> None:
+    """Refuse empty results and biases of the wrong size.
+
+    Neither onnx's checker nor onnxruntime looks: a bias too short is read beyond its end.
+
+    Raises:
+        InputError: with every such node.
+    """
+    problems = []
+    for node in model.graph:
+        dims = node.outputs[0].shape or ()
+        if any(isinstance(d, int) and d <= 0 for d in dims):
+            problems.append(
+                Problem(
+                    f"the result of '{sources(node)[0]}' has shape {[str(d) for d in dims]}",
+                    "it holds no values",
+                    "look at the sizes in the network",
+                )
+            )
+        if node.op_type not in ("Conv", "ConvTranspose") or len(node.inputs) < 3:
+            continue
+        w, b = constant(node.inputs[1]), constant(node.inputs[2])
+        groups = attribute(node, "group", 1)
+        if w is None or b is None:
+            continue
+        channels = len(w) if node.op_type == "Conv" else w.shape[1] * groups
+        if b.shape != (channels,):
+            problems.append(
+                Problem(
+                    f"the bias of '{sources(node)[0]}' has shape {list(b.shape)}",
+                    f"its weights make {channels} channels",
+                    "export the network again",
+                )
+            )
     if problems:
         raise InputError(*problems)
 

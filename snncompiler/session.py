@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from snncompiler.diagnostics import Diagnostic, clean, refuse
+from snncompiler.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,7 +51,7 @@ class Session:
         if self.quiet:
             sys.stdout.write(text)
             return
-        from snncompiler.dump import write_whole
+        from snncompiler.files import write_whole
 
         write_whole(Path(self.json_file), text.encode())
 
@@ -110,7 +111,7 @@ def say(text: str) -> None:
 
 def _require(target: Path, inputs: Sequence[Path | None]) -> None:
     """Fail before the work if a file cannot be written, or is one of those to be read."""
-    from snncompiler.dump import require_writable
+    from snncompiler.files import require_writable
 
     require_writable(target)
     for path in inputs:
@@ -123,13 +124,17 @@ def _require(target: Path, inputs: Sequence[Path | None]) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar() -> Iterator[Progress]:
     """A progress bar on stderr for work that takes longer than a second; nothing when piped."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    import rich.progress as bars
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("starting", total=1)

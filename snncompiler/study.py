@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from snncompiler.figures import spread
 from snncompiler.graph import Array, attribute, scale_of, weights
 from snncompiler.operations import Census, Operations, count
 from snncompiler.ops import NEURONS
-from snncompiler.text import record_of
+from snncompiler.progress import Progress, silent
+from snncompiler.record import record_of
 from snncompiler.trace import Observe
 
-Progress = Callable[[str, int, int], None]
 _BYTES = 400 << 20  # spike trains and potentials of the samples looked at closely
 _POINTS, _RASTER, _MEMBRANES, _LAYERS = 1500, 60, 3, 24
 
@@ -116,7 +116,7 @@ def gather(
     timesteps: int | None = None,
     backend: str = "event",
     examined: int = 16,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = silent,
 ) -> Study:
     """Run compiled networks and collect what the report needs.
 

@@ -16,7 +16,8 @@ import onnx_ir as ir
 from snncompiler.diagnostics import clean
 from snncompiler.graph import KIND, Array, constant, scale_of, sources
 from snncompiler.latency import SCHEDULE
-from snncompiler.ops import functions
+from snncompiler.ops import DOMAIN, functions
+from snncompiler.record import record_of
 
 
 def compact(model: ir.Model) -> str:
@@ -106,16 +107,9 @@ def onnx_text(model: ir.Model | onnx.ModelProto) -> str:
 def parse(text: str) -> onnx.ModelProto:
     """Read `onnx_text` back; the domain's function bodies are put in again."""
     proto = onnx.parser.parse_model(text)
-    if any(e.domain == "snn" for e in proto.opset_import):
+    if any(e.domain == DOMAIN for e in proto.opset_import):
         proto.functions.extend(functions())
     return proto
-
-
-def record_of(model: ir.Model) -> dict[str, object]:
-    """The JSON that `compile` left in the model's metadata, or nothing."""
-    text = model.metadata_props.get("snn.compiled", "{}")
-    result: dict[str, object] = json.loads(text)
-    return result
 
 
 def as_json(model: ir.Model) -> dict[str, object]:

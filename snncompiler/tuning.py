@@ -27,10 +27,11 @@ import backends
 from passes.rewiring import choice
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError, refuse
-from snncompiler.driver import Progress, check_seed, compile_model, import_network, silent
+from snncompiler.driver import check_seed, compile_model, import_network
 from snncompiler.evaluation import evaluate
 from snncompiler.graph import Array
 from snncompiler.metrics import divergence, top1
+from snncompiler.progress import Progress, silent
 from snncompiler.trials import (
     Goal,
     Score,

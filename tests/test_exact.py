@@ -23,7 +23,7 @@ from opcases import CASES
 from passes.recipes import RECIPES
 from runs import SPIKES, chunks, compiled, differences, every, fresh
 from snncompiler.driver import Compiled, compile_model
-from snncompiler.text import record_of
+from snncompiler.record import record_of
 from snncompiler.trace import Trace, join
 from snncompiler.verify import checked_proto
 

@@ -19,7 +19,7 @@ from snncompiler.diagnostics import InputError
 from snncompiler.driver import Compiled, compile_model, import_network
 from snncompiler.graph import attribute, scale_of
 from snncompiler.ops import NEURONS
-from snncompiler.text import record_of
+from snncompiler.record import record_of
 from snncompiler.verify import checked_proto
 from test_theorem import predicted, without_clips
 

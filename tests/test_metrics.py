@@ -23,7 +23,7 @@ from snncompiler.metrics import (
     synaptic_operations,
 )
 from snncompiler.ops import SPIKING
-from snncompiler.text import record_of
+from snncompiler.record import record_of
 from snncompiler.trace import Trace
 
 

@@ -15,7 +15,7 @@ from runs import SPIKES, differences
 from snncompiler import ann
 from snncompiler.decoding import load_decoding
 from snncompiler.driver import check_model, compile_model, import_network
-from snncompiler.text import record_of
+from snncompiler.record import record_of
 
 MODELS = Path(__file__).parents[1] / "models"
 TRAINED = sorted(MODELS.glob("*.onnx"))

@@ -16,7 +16,7 @@ from snncompiler.energy import estimate
 from snncompiler.graph import attribute, constant, data_inputs, shape
 from snncompiler.operations import Operations, count, is_synapse
 from snncompiler.ops import NEURONS
-from snncompiler.text import record_of
+from snncompiler.record import record_of
 from snncompiler.trace import Observe
 
 TINY = """

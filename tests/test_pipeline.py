@@ -21,10 +21,11 @@ from passes.schedule import Schedule
 from runs import SPIKES, calibration, chunks, compiled, differences, every, float64, fresh, original
 from snncompiler.ann import relative_error, run
 from snncompiler.driver import Compiled, compile_model, import_network
-from snncompiler.graph import CLIP, KIND, RECORD, attribute, sources
+from snncompiler.graph import CLIP, KIND, attribute, sources
 from snncompiler.ops import NEURONS
 from snncompiler.rate import rate_model
-from snncompiler.text import compact, record_of
+from snncompiler.record import RECORD, record_of
+from snncompiler.text import compact
 from snncompiler.verify import checked_proto
 
 T = 6

@@ -12,7 +12,7 @@ from backends.lava.backend import LavaBackend
 from backends.lava.fixed import integers
 from backends.lava.spiking import dynamics
 from backends.reference import NumpyBackend
-from passes.moments import inputs_of
+from passes.patches import inputs_of
 from passes.rounding import for_output, nearest, output_error
 from runs import SPIKES, calibration, compiled, differences, float64, fresh
 from snncompiler.diagnostics import InputError
@@ -175,6 +175,12 @@ def test_slopes_are_refused():
     x = net.op("LeakyRelu", net.gemm(net.input(4), 6), alpha=0.1)
     with pytest.raises(InputError, match="no rule for it"):
         compiled(net.model(net.gemm(x, 3)), 0, timesteps=4, options={"quantise.target": "loihi2"})
+
+
+def test_layers_that_take_turns_are_refused():
+    with pytest.raises(InputError, match="no rule for it") as refusal:
+        quantised(networks.residual, recipe="separated")
+    assert refusal.value.problems[0].node
 
 
 def test_integers_need_the_grid():

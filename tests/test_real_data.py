@@ -11,7 +11,7 @@ from backends.reference import NumpyBackend
 from runs import SPIKES, VGG, cifar10, differences, real_data, vgg, vgg_group
 from snncompiler.driver import import_network
 from snncompiler.metrics import accuracy_at, top1
-from snncompiler.text import record_of
+from snncompiler.record import record_of
 from snncompiler.trace import Observe
 
 pytestmark = [real_data, vgg_group]

@@ -21,9 +21,8 @@ from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.decomposition import CAUSES
 from snncompiler.driver import compile_model, load
-from snncompiler.graph import RECORD
 from snncompiler.provenance import commands, diffs
-from snncompiler.text import record_of
+from snncompiler.record import RECORD, record_of
 
 pytest.importorskip("matplotlib", reason="needs the extra 'report'")
 pytest.importorskip("jinja2", reason="needs the extra 'report'")

@@ -13,7 +13,8 @@ from networks import ARCHITECTURES
 from runs import compiled, fresh
 from snncompiler.driver import import_network, load
 from snncompiler.graph import set_sources
-from snncompiler.text import as_json, compact, diff, onnx_text, parse, record_of
+from snncompiler.record import record_of
+from snncompiler.text import as_json, compact, diff, onnx_text, parse
 from snncompiler.verify import checked_proto
 
 RECIPES = ["binary", "spicalib"]

@@ -22,7 +22,7 @@ from snncompiler.diagnostics import InputError
 from snncompiler.driver import compile_model, import_network, load
 from snncompiler.evaluation import evaluate
 from snncompiler.metrics import divergence
-from snncompiler.text import record_of
+from snncompiler.record import record_of
 from snncompiler.trials import Goal, Score, Trial, front, proposals, winner
 from snncompiler.tuning import Tuned, loss_of, tune
 from test_tiny import TINY

@@ -18,7 +18,7 @@ from passes.rewiring import theta_of
 from snncompiler.driver import compile_model, import_network
 from snncompiler.graph import attribute
 from snncompiler.ops import NEURONS
-from snncompiler.text import record_of
+from snncompiler.record import record_of
 
 rng = np.random.default_rng
 Array = np.ndarray

@@ -16,8 +16,16 @@ import onnx_ir as ir
 
 from backends.base import Network, take_apart
 from backends.lava.fixed import integers
-from snncompiler.graph import MOVEMENT, WEIGHTED, data_inputs, shape, weights
-from snncompiler.integers import Integers, by_output, weight_index
+from snncompiler.graph import (
+    MOVEMENT,
+    WEIGHTED,
+    data_inputs,
+    read_by_synapses,
+    shape,
+    weight_index,
+    weights,
+)
+from snncompiler.integers import Integers, by_output, payload_bits
 from snncompiler.metrics import connections, fan_out
 from snncompiler.targets import (
     CORE_BYTES,
@@ -103,21 +111,12 @@ def fit(model: ir.Model) -> Fit:
 
 
 def _populations(network: Network) -> Iterator[ir.Node]:
+    read = read_by_synapses(network.steps)
     for node in network.steps:
-        relay = node.op_type in WEIGHTED and node.outputs[0] in _read_by_synapses(network)
+        relay = node.op_type in WEIGHTED and node.outputs[0] in read
         if node.op_type in _NEEDS or relay:
             yield node
-    for output in network.outputs:
-        yield next(u.node for u in output.current.uses() if u.node.op_type == "Readout")
-
-
-def _read_by_synapses(network: Network) -> set[ir.Value]:
-    found: set[ir.Value] = set()
-    for node in reversed(network.steps):
-        through = node.op_type in ("Add", *MOVEMENT) and node.outputs[0] in found
-        if node.op_type in WEIGHTED or through:
-            found.update(data_inputs(node))
-    return found
+    yield from (output.node for output in network.outputs)
 
 
 def _row(node: ir.Node, found: Integers | None) -> Row:
@@ -130,11 +129,7 @@ def _row(node: ir.Node, found: Integers | None) -> Row:
     reached = 0
     for reader in _readers(node.outputs[0]):
         reached += int(fan_out(reader).max())
-    bits = None
-    if found is not None and reached:
-        units = np.exp2(found.fraction[value])
-        low, high = float((found.low[value] * units).min()), float(found.largest(value).max())
-        bits = int(high).bit_length() + (low < 0)
+    bits = payload_bits(found, value) if found is not None and reached else None
     return Row(
         layer=str(node.name),
         op="relay" if node.op_type in WEIGHTED else node.op_type,

@@ -11,8 +11,9 @@ from backends.base import Network
 from backends.lava.spiking import dynamics
 from backends.lava.spiking.dynamics import Node
 from snncompiler.diagnostics import refuse
-from snncompiler.graph import WEIGHTED, Array, data_inputs, is_op, shape, weights
-from snncompiler.integers import Integers, NoInteger, bias_of, measure, weight_index
+from snncompiler.graph import WEIGHTED, Array, data_inputs, shape, weight_index, weights
+from snncompiler.integers import Integers, NoInteger, amplitude, bias_of, measure
+from snncompiler.record import timesteps_of
 
 
 def integers(network: Network) -> Integers:
@@ -21,10 +22,10 @@ def integers(network: Network) -> Integers:
     Raises:
         InputError: it was not compiled for integers.
     """
-    nodes = (*network.static, *network.steps, *_readouts(network))
+    nodes = (*network.static, *network.steps, *(o.node for o in network.outputs))
     try:
         # The notes come from a file that somebody may have changed.
-        return measure(nodes, _amplitude(network), int(network.record.get("timesteps", 32)))
+        return measure(nodes, amplitude(network.image), timesteps_of(network.record))
     except NoInteger as problem:
         raise refuse(
             f"'{problem.node.name}' cannot be read as integers", problem.why, problem.do
@@ -35,22 +36,11 @@ def integers(network: Network) -> Integers:
         ) from None
 
 
-def _readouts(network: Network) -> list[ir.Node]:
-    users = [u.node for o in network.outputs for u in o.current.uses()]
-    return [node for node in dict.fromkeys(users) if is_op(node, "Readout")]
-
-
-def _amplitude(network: Network) -> float:
-    """What the network itself clips its image to."""
-    clips = [u.node for u in network.image.uses() if is_op(u.node, "Clip")]
-    return float(weights(clips[0].inputs[2])) if clips else float("inf")
-
-
 def to_integers(planned: dynamics.Network, network: Network) -> dynamics.Network:
     """The plan with integers in the place of floats; the static part stays."""
     found = integers(network)
     arrays = dict(planned.arrays)
-    nodes = {str(n.name): n for n in (*network.steps, *_readouts(network))}
+    nodes = {str(n.name): n for n in (*network.steps, *(o.node for o in network.outputs))}
     steps = tuple(_convert(node, nodes[node.name], found, arrays) for node in planned.steps)
     return replace(planned, arithmetic="int32", steps=steps, arrays=arrays)
 

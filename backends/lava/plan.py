@@ -14,6 +14,7 @@ from snncompiler.graph import MOVEMENT, Array, attribute, constant, data_inputs,
 from snncompiler.latency import Latency, latencies
 from snncompiler.movement import index_map
 from snncompiler.ops import DOMAIN
+from snncompiler.record import timesteps_of
 
 IMAGE = ":image"
 _WINDOW = ("strides", "pads", "dilations")
@@ -57,8 +58,7 @@ def plan(network: Network) -> dynamics.Network:
     """
     names: dict[ir.Value | None, str] = {network.image: IMAGE}
     arrays: dict[str, Array] = {}
-    readouts = [o.producer() for o in _outputs(network)]
-    timed = (*network.steps, *(r for r in readouts if r is not None))
+    timed = (*network.steps, *(output.node for output in network.outputs))
     late = latencies(timed)
     for node in (*network.static, *timed):
         names[node.outputs[0]] = str(node.name)
@@ -73,18 +73,12 @@ def plan(network: Network) -> dynamics.Network:
     return dynamics.Network(
         image=IMAGE,
         arithmetic="float32" if network.gridded else "float64",
-        timesteps=int(network.record.get("timesteps", 32)),
+        timesteps=timesteps_of(network.record),
         static=static,
         steps=steps,
         units=units,
         arrays=arrays,
     )
-
-
-def _outputs(network: Network) -> list[ir.Value]:
-    graph = network.steps[0].graph
-    assert graph is not None
-    return [v for o in network.outputs for v in graph.outputs if v.name == o.name]
 
 
 def _node(

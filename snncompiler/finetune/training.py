@@ -7,7 +7,6 @@ interrupted and goes on from its checkpoint ends where an uninterrupted one does
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from snncompiler.diagnostics import refuse
 from snncompiler.finetune.network import TorchNetwork
 from snncompiler.finetune.schedule import Schedule
 from snncompiler.graph import Array
+from snncompiler.progress import Progress
 
 #: Samples whose outputs tell whether the network was written as it was trained.
 _SHOWN = 32
@@ -50,7 +50,7 @@ def train(
     device: str,
     checkpoint: Path | None,
     key: str,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Trained:
     """Fine-tune the quantised form of a canonical ANN; the last epoch's parameters are taken.
 

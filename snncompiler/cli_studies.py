@@ -1,4 +1,4 @@
-"""The commands that study a conversion: thin, like those in `cli`."""
+"""The commands that study a conversion, `snnc doctor`, `report` and `compare`: thin like `cli`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def report(
         from rich.text import Text
 
         from snncompiler.driver import load
-        from snncompiler.dump import make_folder
+        from snncompiler.files import make_folder
         from snncompiler.page import require_extra, write_report
         from snncompiler.provenance import diffs
         from snncompiler.study import gather
