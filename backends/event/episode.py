@@ -64,6 +64,7 @@ class Episode:
                 program.plan.units,
                 self.pool,
                 program.threads,
+                self.stop,
             )
             for stage in program.stages:
                 if self.stop.is_set():

@@ -36,17 +36,13 @@ class Neurons:
             arriving = max(int(most[c.source]) for c in (full, single) if c)
             self.sums.append(Synapses(summed(full, single, others, arriving)))
         channels, positions = layout(self.value)
-        self._fixed: dict[
-            int, tuple[Array, Array]
-        ] = {}  # by T: what `_grid` finds for every sample
+        self._grids: dict[int, tuple[Array, Array] | None] = {}  # by T, where all samples share it
         self.first = self.sums[0] if self.sums else Synapses(nothing(positions, channels))
 
     def run(self, now: Stretch) -> None:
         """Compute the spikes of the stretch and keep the state."""
         frozen = min(max(self.neuron.delay - now.before, 0), now.steps)
-        grid = self._fixed.get(now.timesteps) or self._grid(now)
-        if grid is not None and not self.current.static:
-            self._fixed[now.timesteps] = grid
+        grid = self._grid(now)
         if grid is None:
             now.spikes[self.value] = self._anyhow(now, frozen)
         elif self._is_binary():
@@ -59,6 +55,10 @@ class Neurons:
 
         The samples at the start decide; the state keeps its units when some of them have ended.
         """
+        if not self.current.static:
+            if now.timesteps not in self._grids:
+                self._grids[now.timesteps] = self._found_grid(now)
+            return self._grids[now.timesteps]
         if self.node in now.grids:
             k = now.grids[self.node]
             return None if k is None else (k, (self._constant(now) * np.exp2(k)).astype(np.int32))

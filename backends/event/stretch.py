@@ -8,6 +8,7 @@ from concurrent.futures import Executor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ class Stretch:
     static: values that are the same at every step, [B, C, ...]. spikes and dense ([B T, C, ...])
     the others. states: of every node, handed on from stretch to stretch; grids: their units 2^-k,
     None where they are held in no integers. units: what a spike of a value carries. timesteps: of
-    the whole run. pool, threads: who works on tasks; without a pool, they run one by one.
+    the whole run. pool, threads: who works on tasks; without a pool, they run one by one. stop: set
+    by whoever wants no more of it.
     """
 
     samples: int
@@ -40,6 +42,7 @@ class Stretch:
     units: dict[ir.Value, Array]
     pool: Executor | None = None
     threads: int = 1
+    stop: Event = field(default_factory=Event)
     spikes: dict[ir.Value, Spikes] = field(default_factory=dict)
     dense: dict[ir.Value, Array] = field(default_factory=dict)
 
@@ -49,6 +52,8 @@ class Stretch:
 
         def work_off() -> None:
             while left:
+                if self.stop.is_set():
+                    raise KeyboardInterrupt
                 try:
                     task = left.popleft()
                 except IndexError:  # another thread took the last one
