@@ -34,22 +34,30 @@ def session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if exact:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(w) for n, w in weights.items()}
-    if values:
+    if weights:
         # Packed anew for every run, a large weight costs time; packed once, its size again.
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False  # it grows by powers of two
-    for name, value in values.items():
-        options.add_initializer(name, value)
-    runner = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    runner.held = values  # it reads them where they are, so they must live as long as it does
-    return runner
+    return _Session(proto.SerializeToString(), options, weights)
+
+
+class _Session(onnxruntime.InferenceSession):  # type: ignore[misc]
+    """A session that is shown its large weights with every input, where they are."""
+
+    def __init__(
+        self, model: bytes, options: onnxruntime.SessionOptions, weights: dict[str, Array]
+    ) -> None:
+        super().__init__(model, options, providers=["CPUExecutionProvider"])
+        self._held = weights
+
+    def run(self, names: Sequence[str] | None, feeds: dict[str, Array]) -> list[Array]:
+        """The values of these names, None: all outputs."""
+        found: list[Array] = super().run(names, {**feeds, **self._held})
+        return found
 
 
 def _apart(model: ir.Model | onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """The model without its large weights, and those by name.
+    """The model with its large weights as further inputs, and those by name.
 
     onnxruntime reads them where they are; within the model's bytes it would hold them three times.
     """
@@ -59,7 +67,7 @@ def _apart(model: ir.Model | onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str
         name: (value, value.const_value)
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
-        and value.uses()  # onnxruntime forgets the others before it asks for their values
+        and value.uses()
         and value.dtype == ir.DataType.FLOAT
         and value.const_value.nbytes > _LARGE
     }
@@ -74,10 +82,19 @@ def _apart(model: ir.Model | onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str
                 shape=ir.Shape(weights[name].shape),
                 name=name,
             )
-        return ir.to_proto(model), weights
+        proto = ir.to_proto(model)
     finally:
         for value, tensor in held.values():
             value.const_value = tensor
+    graph, float32 = proto.graph, onnx.TensorProto.FLOAT
+    for field in (graph.initializer, graph.input):  # old files name weights among the inputs
+        kept = [item for item in field if item.name not in weights]
+        del field[:]
+        field.extend(kept)
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(n, float32, w.shape) for n, w in weights.items()
+    )
+    return proto, weights
 
 
 def with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
