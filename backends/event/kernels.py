@@ -30,7 +30,7 @@ import numpy as np
 from numba import njit
 
 from backends.event.masks import fire_bits
-from backends.event.vectors import add_rows, collect, fill, fire_block
+from backends.event.vectors import add_product, add_rows, collect, fill, fire_block
 
 # Without NRT, Numba counts no references (more work than a quiet window), but may not allocate.
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
@@ -69,14 +69,20 @@ def _gather(wide, at, narrow, rows, factors, synapse, lists, b, t, p, lanes):
 
 
 @_part
-def _pass_on(wide, at, tap, x, b, t, p, c0, width):
+def _pass_on(wide, at, tap, x, b, t, p, c0, width, lanes):
     """Add to wide[at:] what reaches output p channel by channel: depthwise, or one to one."""
     w, pointers, taps = tap
+    channels = x.shape[3]
+    here = (b * x.shape[1] + t) * x.shape[2]
     for r in range(pointers[p], pointers[p + 1]):
-        q = taps[r, 0]
-        k = taps[r, 1]
-        for j in range(width):
-            wide[at + j] += w[k, c0 + j] * x[b, t, q, c0 + j]
+        q = np.int64(taps[r, 0])
+        k = np.int64(taps[r, 1])
+        if width == 16 * len(lanes):
+            begin = (here + q) * channels + c0
+            add_product(wide, at, w, k * channels + c0, x, begin, lanes)
+        else:
+            for j in range(width):
+                wide[at + j] += w[k, c0 + j] * x[b, t, q, c0 + j]
 
 
 @_part
@@ -146,7 +152,7 @@ def fire_on_grid(
                     if synapse[1].size:
                         _gather(u, here, narrow, rows, factors, synapse, lists, b, t, p, lanes)
                     if tap[1].size:
-                        _pass_on(u, here, tap, x, b, t, p, c0, width)
+                        _pass_on(u, here, tap, x, b, t, p, c0, width, lanes)
                     two = gamma_neg > 0
                     if width == length:
                         fire_block(
@@ -210,7 +216,7 @@ def fire_binary(out, v, span, block, synapse, lists, tap, x, bias, theta, delay,
                             )
                             done += limit
                     if tap[1].size:
-                        _pass_on(u, here, tap, x, b, t, p, c0, width)
+                        _pass_on(u, here, tap, x, b, t, p, c0, width, lanes)
                     fire_bits(
                         u, here, constant, threshold, narrow, w, rows, factors, done, n, scaled,
                         out, at, lanes,
@@ -263,7 +269,7 @@ def fire(
                 if synapse[1].size:
                     _gather(wide, 0, narrow, rows, factors, synapse, lists, b, t, p, lanes)
                 if tap[1].size:
-                    _pass_on(wide, 0, tap, x, b, t, p, c0, width)
+                    _pass_on(wide, 0, tap, x, b, t, p, c0, width, lanes)
                 for j in range(width):
                     current[j] = wide[j] * unit[c0 + j] + constant[fixed, place, c0 + j]
                     if extra.size:
@@ -304,6 +310,6 @@ def sum_currents(out, span, block, synapse, lists, tap, x, unit, scratch, lanes)
                 if synapse[1].size:
                     _gather(wide, 0, narrow, rows, factors, synapse, lists, b, t, p, lanes)
                 if tap[1].size:
-                    _pass_on(wide, 0, tap, x, b, t, p, c0, width)
+                    _pass_on(wide, 0, tap, x, b, t, p, c0, width, lanes)
                 for j in range(width):
                     out[b, t, p, c0 + j] += wide[j] * unit[c0 + j]

@@ -136,6 +136,37 @@ def sum_of_rows(
 
 
 @intrinsic
+def add_product(_context, total, at, w, first, x, begin, lanes):
+    """total[at + j] += w[first + j] x[begin + j] for the block, of the elements in their order."""
+    index = types.int64
+    signature = types.void(total, index, w, index, x, index, lanes)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        target, factors, source = (
+            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4)
+        )
+        kind = target.type.pointee
+        real = isinstance(kind, ir.DoubleType)
+
+        def number(x: Any) -> Any:
+            if x.type.element == kind:
+                return x
+            return (b.sitofp if real else b.sext)(x, ir.VectorType(kind, 16))
+
+        for j in range(0, 16 * len(lanes), 16):
+            places = [
+                _from(b, pointer, b.add(args[i], _const(j)), pointer.type.pointee)
+                for pointer, i in ((target, 1), (factors, 3), (source, 5))
+            ]
+            y, weight, count = (number(b.load(place, align=1)) for place in places)
+            product = (b.fmul if real else b.mul)(weight, count)
+            b.store((b.fadd if real else b.add)(y, product), places[0], align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
 def fire_block(_context, u, here, bias, shift, sent, out, at, least, most, signed, lanes):
     """U = u + bias;  s = clip(U >> shift, least, most), no less than -sent if `signed`.
 
