@@ -118,7 +118,9 @@ def write(title: str, section: str, page: Path, head: str) -> None:
     given = page.read_text() if page.exists() else head
     _, *sections = given.split("\n## ")
     kept = [s.strip("\n") for s in sections if not s.startswith(f"{title}\n")]
-    page.write_text("\n\n## ".join([head.strip("\n"), *kept, f"{title}\n\n{section.strip()}"]) + "\n")
+    page.write_text(
+        "\n\n## ".join([head.strip("\n"), *kept, f"{title}\n\n{section.strip()}"]) + "\n"
+    )
 
 
 def main() -> None:
