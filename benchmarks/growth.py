@@ -1,6 +1,6 @@
 """How the simulator's time grows with activity, T, batch and width; in docs/performance.md.
 
-    python benchmarks/growth.py [--repeat 5] [--write]
+    python benchmarks/growth.py [--repeat 5] [--write]     # adds to the page of simulator.py
 
 One thing at a time is changed on the VGG-16 of `vgg.py`, with all cores; everything in turns.
 """

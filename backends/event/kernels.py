@@ -55,17 +55,24 @@ def _rows(rows, factors, synapse, lists, b, t, p):
 
 
 @_part
-def _gather(wide, at, narrow, rows, factors, synapse, lists, b, t, p, lanes):
-    """Add to wide[at:] the rows of all events in the window of output p."""
+def _add_most(wide, at, narrow, rows, factors, synapse, n, scaled, lanes):
+    """Add to wide[at:] the first of n collected rows, until `narrow` can add the rest; how many."""
     w, limit = synapse[0], synapse[3]
-    n = _rows(rows, factors, synapse, lists, b, t, p)
-    scaled = not lists[3][b, t]
     done = np.int64(0)
     while limit and n - done > limit:
         add_rows(wide, at, narrow, w, rows, factors, done, done + limit, scaled, lanes)
         done += limit
+    return done
+
+
+@_part
+def _gather(wide, at, narrow, rows, factors, synapse, lists, b, t, p, lanes):
+    """Add to wide[at:] the rows of all events in the window of output p."""
+    n = _rows(rows, factors, synapse, lists, b, t, p)
+    scaled = not lists[3][b, t]
+    done = _add_most(wide, at, narrow, rows, factors, synapse, n, scaled, lanes)
     if done < n:
-        add_rows(wide, at, narrow, w, rows, factors, done, n, scaled, lanes)
+        add_rows(wide, at, narrow, synapse[0], rows, factors, done, n, scaled, lanes)
 
 
 @_part
@@ -181,7 +188,7 @@ def fire_binary(out, v, span, block, synapse, lists, tap, x, bias, theta, delay,
     """
     first, last, start, end = span
     c0, width = block
-    w, limit = synapse[0], synapse[3]
+    w = synapse[0]
     u, narrow, rows, factors, constant, threshold = scratch
     length = 16 * len(lanes)
     steps, positions, words = out.shape[1:]
@@ -210,11 +217,7 @@ def fire_binary(out, v, span, block, synapse, lists, tap, x, bias, theta, delay,
                     if synapse[1].size:
                         n = _rows(rows, factors, synapse, lists, b, t, p)
                         scaled = not lists[3][b, t]
-                        while limit and n - done > limit:
-                            add_rows(
-                                u, here, narrow, w, rows, factors, done, done + limit, scaled, lanes
-                            )
-                            done += limit
+                        done = _add_most(u, here, narrow, rows, factors, synapse, n, scaled, lanes)
                     if tap[1].size:
                         _pass_on(u, here, tap, x, b, t, p, c0, width, lanes)
                     fire_bits(
