@@ -17,7 +17,7 @@ import numpy as np
 from backends.lava import interpreter
 from backends.lava.backend import LavaBackend
 from backends.reference import NumpyBackend
-from snncompiler.driver import load
+from snncompiler.artifact import load
 
 STOCK = """
 import time, sys

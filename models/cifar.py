@@ -3,9 +3,10 @@
     python models/cifar.py resnet20 --data ../shared/data
     python models/cifar.py mobilenet --data ../shared/data
 
-``resnet20``: nine residual blocks (He et al. 2016), three of them at each width in the paper; here
-one, four and four, which costs a CPU less. ``mobilenet``: depthwise and pointwise convolutions in
-turn (Howard et al. 2017). Input: (pixels / 255 - mean) / deviation of each colour.
+``resnet20``: nine residual blocks (He et al. 2016), in the paper three of them at each of the
+widths 16, 32 and 64; here one, four and four, at 16, 48 and 80, which learns more in the time of a
+CPU. ``mobilenet``: depthwise and pointwise convolutions in turn (Howard et al. 2017). Input:
+(pixels / 255 - mean) / deviation of each colour.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from training import Block, Schedule, arguments, conv_bn, export, reader, train
 def resnet20() -> nn.Module:
     """Identity shortcuts inside a width, projections between widths."""
     blocks = [Block(16, 16)]
-    for channels, features in ((16, 32), (32, 64)):
+    for channels, features in ((16, 48), (48, 80)):
         blocks += [Block(channels, features, 2), *(Block(features, features) for _ in range(3))]
-    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(80, 10))
     return nn.Sequential(conv_bn(3, 16), nn.ReLU(), *blocks, *head)
 
 
@@ -40,8 +41,8 @@ def mobilenet() -> nn.Module:
 
 
 NETS = {
-    "resnet20": (resnet20, Schedule(epochs=24, batch=128, peak=0.2, half=True)),
-    "mobilenet": (mobilenet, Schedule(epochs=20, batch=128, peak=0.2)),
+    "resnet20": (resnet20, Schedule(epochs=26, batch=128, peak=0.2, half=True)),
+    "mobilenet": (mobilenet, Schedule(epochs=24, batch=128, peak=0.2)),
 }
 
 

@@ -17,19 +17,29 @@ __all__ = [
     "simulate",
     "write_report",
 ]
-_HOMES = {"compare": "comparison", "diagnose": "doctor", "gather": "study", "write_report": "page"}
+_HOMES = {
+    "check_model": "driver",
+    "compare": "comparison",
+    "compile_model": "driver",
+    "diagnose": "doctor",
+    "gather": "study",
+    "load": "artifact",
+    "simulate": "artifact",
+    "write_report": "page",
+}
 
 if TYPE_CHECKING:
+    from snncompiler.artifact import load, simulate
     from snncompiler.comparison import compare
     from snncompiler.doctor import diagnose
-    from snncompiler.driver import check_model, compile_model, load, simulate
+    from snncompiler.driver import check_model, compile_model
     from snncompiler.page import write_report
     from snncompiler.study import gather
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
+    if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module(f"snncompiler.{_HOMES.get(name, 'driver')}"), name)
+        return getattr(import_module(f"snncompiler.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'snncompiler' has no attribute {name!r}")

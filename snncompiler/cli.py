@@ -181,8 +181,8 @@ def run(
 ) -> None:
     """Run a spiking network: how good it is at T = 1, 2, 4, ..., firing rates, operations."""
     with session_of(json_file, [trace], [model, data, reference, decode]) as session:
+        from snncompiler.artifact import load
         from snncompiler.data import load_samples
-        from snncompiler.driver import load
         from snncompiler.evaluation import evaluate
         from snncompiler.files import make_folder
         from snncompiler.graph import shape
@@ -259,7 +259,7 @@ def inspect(
     """Print what a file holds: a summary, the IR as text, or ONNX text that parses back."""
     twin = "-" if format_ == "json" and json_file is None else json_file
     with session_of(twin, [], [file]) as session:
-        from snncompiler.driver import open_any
+        from snncompiler.artifact import open_any
         from snncompiler.record import record_of
         from snncompiler.report import inspect_table
         from snncompiler.text import as_json, compact, onnx_text

@@ -34,7 +34,7 @@ def doctor(
 ) -> None:
     """Tell where the error of a conversion comes from, layer by layer, and what to do about it."""
     with session_of(json_file, [], [model, network, data]) as current:
-        from snncompiler.driver import load
+        from snncompiler.artifact import load
 
         snn = load(network)
         samples = _samples(data, snn, limit)
@@ -71,7 +71,7 @@ def report(
     with session_of(json_file, [output], [network, data, reference, *others]) as current:
         from rich.text import Text
 
-        from snncompiler.driver import load
+        from snncompiler.artifact import load
         from snncompiler.files import make_folder
         from snncompiler.page import require_extra, write_report
         from snncompiler.provenance import diffs
@@ -118,8 +118,8 @@ def compare(
 ) -> None:
     """Run two compiled networks, or one on two backends: accuracy, and where their spikes part."""
     with session_of(json_file, [], [one, two, data]) as current:
+        from snncompiler.artifact import load
         from snncompiler.comparison import compare as run_both
-        from snncompiler.driver import load
         from snncompiler.report import comparison_table
 
         first, second = load(one), load(two)

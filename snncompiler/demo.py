@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import RenderableType
 from rich.text import Text
 
+from snncompiler.artifact import load
 from snncompiler.data import load_samples
 from snncompiler.diagnostics import refuse
-from snncompiler.driver import check_model, compile_model, load
+from snncompiler.driver import check_model, compile_model
 from snncompiler.evaluation import evaluate
 from snncompiler.files import make_folder
 from snncompiler.graph import shape

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from backends.lava.emission import emit
 from backends.lava.fit import fit, fit_text
+from snncompiler.artifact import load
 from snncompiler.diagnostics import clean, clean_lines, refuse
-from snncompiler.driver import load
 
 
 def write_project(model: str | Path, target: str, folder: Path) -> tuple[dict[str, object], Text]:

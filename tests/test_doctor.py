@@ -13,10 +13,11 @@ import pytest
 import networks
 from runs import calibration, fresh
 from snncompiler import ann
+from snncompiler.artifact import simulate
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError
 from snncompiler.doctor import Diagnosis, Site, diagnose
-from snncompiler.driver import compile_model, import_network, simulate
+from snncompiler.driver import compile_model, import_network
 from snncompiler.graph import add_constant, constant, make_node, scale_of, weights
 from snncompiler.ops import NEURONS
 from snncompiler.trace import Observe

@@ -10,7 +10,8 @@ from backends import numpy_ops
 from networks import ARCHITECTURES
 from opcases import CASES
 from runs import compiled, fresh
-from snncompiler.driver import import_network, simulate
+from snncompiler.artifact import simulate
+from snncompiler.driver import import_network
 from snncompiler.graph import WEIGHTED, attribute, constant, data_inputs, shape, weights
 from snncompiler.metrics import (
     accuracy_at,

@@ -11,7 +11,8 @@ import pytest
 import networks
 from backends.reference import NumpyBackend
 from runs import calibration, fresh
-from snncompiler.driver import compile_model, simulate
+from snncompiler.artifact import simulate
+from snncompiler.driver import compile_model
 from snncompiler.energy import estimate
 from snncompiler.graph import attribute, constant, data_inputs, shape
 from snncompiler.operations import Operations, count, is_synapse

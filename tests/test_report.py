@@ -17,10 +17,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from snncompiler.advice import advise
+from snncompiler.artifact import load
 from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.decomposition import CAUSES
-from snncompiler.driver import compile_model, load
+from snncompiler.driver import compile_model
 from snncompiler.provenance import commands, diffs
 from snncompiler.record import RECORD, record_of
 

@@ -11,12 +11,13 @@ from typer.testing import CliRunner, Result
 
 import networks
 from runs import calibration
+from snncompiler.artifact import load, simulate
 from snncompiler.cli import app
 from snncompiler.comparison import compare
 from snncompiler.data import Samples
 from snncompiler.decomposition import CAUSES
 from snncompiler.diagnostics import InputError
-from snncompiler.driver import compile_model, load, simulate
+from snncompiler.driver import compile_model
 from snncompiler.graph import add_constant, weights
 from snncompiler.trace import Observe
 

@@ -11,7 +11,8 @@ import pytest
 
 from networks import ARCHITECTURES
 from runs import compiled, fresh
-from snncompiler.driver import import_network, load
+from snncompiler.artifact import load
+from snncompiler.driver import import_network
 from snncompiler.graph import set_sources
 from snncompiler.record import record_of
 from snncompiler.text import as_json, compact, diff, onnx_text, parse

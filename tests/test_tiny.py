@@ -13,8 +13,9 @@ import onnxruntime
 import pytest
 from rich.console import Console
 
+from snncompiler.artifact import load, simulate
 from snncompiler.data import Samples
-from snncompiler.driver import Compiled, compile_model, load, simulate
+from snncompiler.driver import Compiled, compile_model
 from snncompiler.evaluation import evaluate
 from snncompiler.report import compiled_table, run_table
 

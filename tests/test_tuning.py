@@ -15,11 +15,12 @@ from networks import Net
 from passes.options import listed
 from passes.rewiring import choice
 from snncompiler import tuning
+from snncompiler.artifact import load
 from snncompiler.bayesian import INITIAL, minimise, percentile, suggest
 from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError
-from snncompiler.driver import compile_model, import_network, load
+from snncompiler.driver import compile_model, import_network
 from snncompiler.evaluation import evaluate
 from snncompiler.metrics import divergence
 from snncompiler.record import record_of

@@ -17,10 +17,11 @@ DOOR = {"driver", "compilation", "cli", "evaluation", "demo", "report", "__main_
 DOOR |= {"comparison", "doctor", "energy", "examination", "operations", "page", "provenance"}
 DOOR |= {"session", "study"}
 DOOR |= {"cli_studies", "cli_tune", "prediction", "trials", "tuning"}
-DOOR |= {"emission"}
+DOOR |= {"artifact", "emission"}
 DOOR |= {"cli_finetune", "finetuning"}
 #: What the door may import from beyond the ground; the report names the recipes, no more.
 BEYOND = {
+    "artifact": {"backends"},
     "driver": {"passes", "backends"},
     "compilation": {"passes", "backends"},
     "cli": {"passes", "backends"},
