@@ -56,7 +56,7 @@ class Separate:
             if node.op_type == "LeakyIF":
                 context.refuse(
                     node,
-                    "a neuron that takes turns has no negative spikes",
+                    "LeakyRelu and PRelu need negative spikes, which neurons that take turns lack",
                     "choose another recipe, for example ternary",
                 )
                 continue

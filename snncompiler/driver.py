@@ -241,6 +241,10 @@ def compile_model(
         (truth, *_others) = network.outputs(x[:count])
         known = None if labels is None else labels[:count]
         compiled.predictions = predict(model, x[:count], truth, timesteps, known)
+        if any(n.op_type == "Round" for n in take_apart(model).steps):
+            compiled.warnings.append(
+                "the prediction leaves out that currents are rounded at every step (see pass grid)"
+            )
     if output is not None:
         del job, network, context  # with the trained network, as large as what is to be written
         gc.collect()  # graphs are full of cycles

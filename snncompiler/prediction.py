@@ -33,9 +33,9 @@ class Prediction:
     """Of one T ('inf': the ReLU1 bound), on calibration samples.
 
     accuracy: of the labels, if known. agreement: share of samples with the trained network's
-    top-1, if its first output is a vector. output_error: squared error as a share of the variance
-    of the trained network's first output. capped: share of neurons at the cap of gamma spikes per
-    step.
+    top-1, if its first output is a vector of several numbers. output_error: squared error as a
+    share of the variance of the trained network's first output. capped: share of neurons at the
+    cap of gamma spikes per step.
     """
 
     accuracy: float | None
@@ -87,9 +87,10 @@ def _one(model: ir.Model, x: Array, truth: Array, t: int, labels: Array | None) 
         parts.append(next(iter(sweep.run().values())))
         capped, neurons = capped + sweep.capped, neurons + sweep.fired
     output = np.concatenate(parts)
+    several = truth.ndim == 2 and truth.shape[1] > 1
     return Prediction(
         None if labels is None else float((top1(output) == labels).mean()),
-        None if truth.ndim != 2 else float((top1(output) == top1(truth)).mean()),
+        float((top1(output) == top1(truth)).mean()) if several else None,
         float(
             np.square(output - truth, dtype=np.float64).mean()
             / max(float(truth.var(dtype=np.float64)), 1e-30)

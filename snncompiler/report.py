@@ -75,8 +75,9 @@ def prediction_table(compiled: Compiled) -> list[RenderableType]:
         return []
     first = next(iter(compiled.predictions.values()))
     known = {">accuracy": first.accuracy, ">agrees with ANN": first.agreement}
-    names = [">T", *(name for name, value in known.items() if value is not None), ">output error"]
-    table = _table(*names, ">at the cap", title="\npredicted on calibration samples")
+    names = [name for name, value in known.items() if value is not None]
+    columns = (">T", *names, ">error / variance", ">at the cap")
+    table = _table(*columns, title="\npredicted on calibration samples")
     for t, p in compiled.predictions.items():
         cells = [f"{100 * v:.2f} %" for v in (p.accuracy, p.agreement) if v is not None]
         cells += [f"{p.output_error:.4f}", f"{100 * p.capped:.2f} %"]
@@ -250,7 +251,7 @@ def recipes_table() -> RenderableType:
 
 def tuned_table(tuned: Tuned) -> RenderableType:
     """The Pareto front of loss, steps and operations, the winner marked."""
-    table = _table("", "recipe", ">T", ">loss", ">agrees", ">output error", ">SOP", "options")
+    table = _table("", "recipe", ">T", ">loss", ">agrees", ">error / variance", ">SOP", "options")
     for trial, score in tuned.front:
         mark = "*" if tuned.winner is not None and tuned.winner[0] == trial else ""
         table.add_row(

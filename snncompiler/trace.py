@@ -59,8 +59,8 @@ class Trace:
         return last
 
     def firing_rate(self) -> dict[str, float]:
-        """Mean |count| per neuron and step, by layer."""
-        runs = self.timesteps * self.samples
+        """Mean |count| per neuron and step taken, by layer."""
+        runs = int(_taken(self).sum())
         return {name: float(c.sum()) / (runs * c.size) for name, c in self.counts.items()}
 
 

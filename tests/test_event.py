@@ -252,6 +252,9 @@ def test_a_sample_that_ended_keeps_its_answer(
     assert trace.taken is not None
     assert set(trace.taken) <= {4, 8, 12, 16}
     assert_ended(trace, expected)
+    for name, rate in trace.firing_rate().items():  # per step that was taken
+        spikes = sum(np.abs(trace.trains[name][:end, i]).sum() for i, end in enumerate(trace.taken))
+        assert rate == pytest.approx(spikes / trace.taken.sum() / trace.counts[name].size)
     # The criterion, from its definition.
     first = next(iter(expected.readout.values())).reshape(16, len(x), -1)
     ordered = np.sort(first, 2)

@@ -102,16 +102,32 @@ def test_architectures_spike_the_same_everywhere(name: str, recipe: str) -> None
     assert not disagreements(network, fresh(model, 1, 3))
 
 
-def test_long_sums_without_neurons_between_them_leave_bits_for_the_weights() -> None:
+def wide_pyramid() -> onnx.ModelProto:
+    """Three long sums between one layer of neurons and the next."""
     net = Net(3, name="wide_pyramid")
     low = net.conv_relu(net.input(3, 12, 12), 64, strides=2)
     top = net.conv(net.conv_relu(low, 96, strides=2), 40, 1)
     joined = net.add(net.upsample(top), net.conv(low, 40, 1))
-    model = net.model(net.head(net.relu(net.conv(net.conv(joined, 40), 40))))
+    return net.model(net.head(net.relu(net.conv(net.conv(joined, 40), 40))))
+
+
+def test_long_sums_without_neurons_between_them_leave_bits_for_the_weights() -> None:
+    model = wide_pyramid()
     network = compiled(model, 1, recipe="graded", timesteps=T)
     assert gridded(network), network.warnings
     assert "bits between synapses" in next(p for p in network.passes if p.name == "grid").changed
     assert not disagreements(network, fresh(model, 1, 3))
+
+
+def test_what_a_prediction_leaves_out_is_said() -> None:
+    x = fresh(wide_pyramid(), 1, 16)
+    network = compile_model(wide_pyramid(), x, recipe="graded", timesteps=2)
+    assert network.predictions
+    assert any("rounded at every step" in w for w in network.warnings)
+    narrow = ARCHITECTURES["mlp"]()
+    network = compile_model(narrow, fresh(narrow, 1, 16), recipe="graded", timesteps=2)
+    assert network.predictions
+    assert not network.warnings
 
 
 @pytest.mark.parametrize("name", SHIFTED)

@@ -132,7 +132,7 @@ class EventProgram:
         """Cut the samples so that every thread has work and its values fit the memory."""
         one = self._bytes() * timesteps
         wanted = min(_MOST, max(_FEWEST, _PART // one))
-        fitting = self.memory // (self.threads * one)
+        fitting = self.memory // (self.threads * (one + self._held()))
         most = max(1, min(wanted, fitting, -(-samples // self.threads)))
         count = -(-samples // most)
         cuts = np.linspace(0, samples, count + 1).astype(int)
@@ -146,9 +146,15 @@ class EventProgram:
             total += size(stage.node.outputs[0]) * (16 if dense else 3)
         return total
 
+    def _held(self) -> int:
+        """What one sample takes for all steps: potentials, and what is the same at every step."""
+        neurons = [s.node for s in self.plan.stages if isinstance(s, plans.Population)]
+        return self.dtype.itemsize * sum(size(n.outputs[0]) for n in (*neurons, *self.plan.static))
+
     def steps_at_once(self, samples: int, timesteps: int) -> int:
         """For how many steps the values of so many samples fit the memory."""
-        fitting = self.memory // (self.threads * self._bytes() * samples)
+        left = self.memory // (self.threads * samples) - self._held()
+        fitting = left // self._bytes()
         return int(
             min(timesteps, max(1, fitting), timesteps if self.early_exit is None else _CHECK)
         )
