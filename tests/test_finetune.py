@@ -85,8 +85,24 @@ def test_the_torch_module_computes_what_the_network_does(make) -> None:
 
 
 @needs_torch
-def test_training_lowers_the_loss_and_compile_keeps_its_thresholds(tmp_path: Path) -> None:
-    made = finetune(MLP, DATA, Schedule(**{**QUICK, "epochs": 8, "rate": 0.02, "timesteps": 2}))
+def test_noise_leaves_its_share_unrounded() -> None:
+    import torch
+
+    from snncompiler.finetune.activation import QuantiseClip
+
+    f, theta = torch.full((50, 3, 41), 0.3), torch.ones(1)
+    y = QuantiseClip.apply(f, theta, 2, 0.0, 0.25, torch.Generator().manual_seed(0))
+    assert set(y.flatten().tolist()) == {f[0, 0, 0].item(), 0.5}
+    assert (y == f).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    first = (y == f).flatten()[: 6150 // 8 * 8].reshape(-1, 8).float().mean(0)
+    np.testing.assert_allclose(first, 0.25, atol=0.06)
+
+
+@needs_torch
+@pytest.mark.parametrize("half", [False, True])
+def test_training_lowers_the_loss_and_compile_keeps_its_thresholds(half: bool) -> None:
+    settings = {**QUICK, "epochs": 8, "rate": 0.02, "timesteps": 2, "half": half}
+    made = finetune(MLP, DATA, Schedule(**settings))
     assert made.history[-1]["loss"] < 0.9 * made.history[0]["loss"]
     assert check_model(made.model).convertible
     compiled = compile_model(made.model, x, recipe="two-stage", timesteps=2)

@@ -23,7 +23,7 @@ class QuantiseClip(torch.autograd.Function):
 
     f: [N, C, ...] the rectifier's input (Relu) or output (leaky ones). theta: [C, 1, ...] or [1],
     positive. lowest: 0, or -1 for signed neurons. noise: the share of elements that are not
-    rounded, drawn from the generator.
+    rounded (to 1 / 256), drawn from the generator.
 
     Written by hand, with as few passes over memory as there can be: training is bound by them.
     """
@@ -42,8 +42,7 @@ class QuantiseClip(torch.autograd.Function):
         x = f / theta
         q = (x * timesteps).add_(0.5).floor_().div_(timesteps)
         if noise:
-            drawn = torch.rand(x.shape, generator=generator, device=x.device)
-            q = torch.where(drawn < noise, x, q)
+            q = torch.where(_drawn(x, noise, generator), x, q)
         inside = (q >= lowest) & (q <= 1)
         y = q.clamp_(lowest, 1)
         ctx.save_for_backward(inside, y - x.mul_(inside))
@@ -57,3 +56,15 @@ class QuantiseClip(torch.autograd.Function):
         (g,) = gradients
         by_theta = (g * slope).sum_to_size((1,) * (g.ndim - len(ctx.dims)) + tuple(ctx.dims))
         return g * inside, by_theta.reshape(ctx.dims), None, None, None, None
+
+
+def _drawn(x: torch.Tensor, share: float, generator: torch.Generator | None) -> torch.Tensor:
+    """A mask of the shape of x, true with this probability, from a byte of chance per element.
+
+    To draw a number for each would cost more than a convolution does.
+    """
+    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+    words.random_(-(2**63), None, generator=generator)
+    chance = words.view(torch.uint8)[: x.numel()].reshape(x.shape)
+    level = round(256 * share)
+    return chance < level if level < 256 else torch.ones_like(chance, dtype=torch.bool)

@@ -76,7 +76,7 @@ def train(
     history: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
         history = _restore(checkpoint, key, student, sgd, device)
-    batches = math.ceil(len(samples.x) / schedule.batch)
+    kind, batches = torch.device(device).type, math.ceil(len(samples.x) / schedule.batch)
     for epoch in range(len(history), schedule.epochs):
         generator = torch.Generator().manual_seed(schedule.seed * 100_003 + epoch)
         student.generator = torch.Generator(device).manual_seed(schedule.seed * 100_003 + epoch)
@@ -92,7 +92,8 @@ def train(
             x = torch.from_numpy(samples.x[rows])
             x = _augmented(x, generator) if schedule.augment else x
             y = None if samples.y is None else torch.from_numpy(samples.y[rows]).to(device)
-            loss = _loss(student, teacher, x.to(device), y)
+            with torch.autocast(kind, torch.bfloat16, enabled=schedule.half):
+                loss = _loss(student, teacher, x.to(device), y)
             sgd.zero_grad()
             loss.backward()
             sgd.step()
