@@ -104,8 +104,9 @@ def main() -> None:
     parser.add_argument("--timesteps", default="4,8,16,32")
     parser.add_argument("--images", type=int, default=None, help="test images; default: all")
     parser.add_argument("--train", type=int, default=50_000, help="training images of stage I")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=0.01)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=0.005)
+    parser.add_argument("--no-sizes", action="store_true", help="leave out the second table")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "two-stage.md")
     parser.add_argument("--journal", type=Path, default=ROOT / "benchmarks" / "two_stage.jsonl")
     parser.add_argument("--keep", type=Path, default=ROOT / "out", help="fine-tuned networks")
@@ -116,7 +117,7 @@ def main() -> None:
     (ann,) = import_network(given.model).outputs(test.x)
     reference = float((top1(ann) == test.y).mean())
     about = (
-        f"Stage I: `snnc finetune` with labels, {given.epochs} epochs on {len(train.x):,} training "
+        f"Stage I: `snnc finetune --distill`, {given.epochs} epochs on {len(train.x):,} training "
         f"images, shifted and mirrored, rate {given.rate:g}, noise 0.1 up to T = 4 and none beyond "
         "(as Wang et al. 2023), products in bfloat16. Stage II: 256 training images. Baseline: "
         "least-squares thresholds, half a threshold to begin with. Binary neurons but where said. "
@@ -150,6 +151,7 @@ def main() -> None:
                 epochs=given.epochs,
                 rate=given.rate,
                 noise=0.1 if t <= 4 else 0.0,
+                distill=True,
                 augment=True,
                 half=True,
             )
@@ -160,6 +162,8 @@ def main() -> None:
         for row, (learned, recipe, options) in ROWS.items():
             source = tuned if learned else given.model
             measure(row, t, source, train.x[:256], recipe, options)
+    if given.no_sizes:
+        return
     t, sizes = SIZES
     measure("`calibration-advanced`, 256 samples", t, given.model, train.x[:256],
             "calibration-advanced", {})  # fmt: skip
