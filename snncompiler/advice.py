@@ -63,7 +63,7 @@ def _against_unevenness(timesteps: int, gamma_neg: float) -> str:
             f"time steps than {timesteps}"
         )
     return (
-        "let the neurons take back what they sent too early (--recipe ternary), cancel false "
-        "spikes with twin synapses (--recipe spicalib), or run for more time steps than "
-        f"{timesteps}"
+        "calibrate the layers in time (--recipe stage2-only), let the neurons take back what they "
+        "sent too early (--recipe ternary), cancel false spikes with twin synapses (--recipe "
+        f"spicalib), or run for more time steps than {timesteps}"
     )
