@@ -285,8 +285,7 @@ def _speak(
 
 def _compare(data: Samples, outputs: dict[str, Array], result: Evaluation) -> None:
     first = next(iter(outputs.values()))
-    if prod(first.shape[1:]) > 1:  # among one there is nothing to agree on
-        result.agreement_at = agreement_at(result.trace, first)
+    result.agreement_at = agreement_at(result.trace, first)
     result.output_error_at = output_error_at(result.trace, outputs)
     if data.y is not None:
         result.ann_accuracy = float((top1(first) == data.y).mean())

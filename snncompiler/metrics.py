@@ -51,8 +51,8 @@ def accuracy_at(trace: Trace, y: NDArray[np.int64]) -> dict[str, float]:
 
 
 def agreement_at(trace: Trace, ann: Array) -> dict[str, float]:
-    """Share of samples whose top-1 equals the ANN's."""
-    return accuracy_at(trace, top1(ann))
+    """Share of samples whose top-1 equals the ANN's; nothing where an output is one number."""
+    return accuracy_at(trace, top1(ann)) if ann[0].size > 1 else {}
 
 
 def output_error_at(trace: Trace, ann: Mapping[str, Array]) -> dict[str, float]:

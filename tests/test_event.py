@@ -156,6 +156,15 @@ def test_threads_and_memory_change_nothing(
     assert not same(program.run(x, 16, SPIKES), expected)
 
 
+def test_potentials_count_as_memory() -> None:
+    network = compiled(networks.mlp(), 0, timesteps=16)
+    # A float32 potential per neuron, and three bytes a step: six steps and a half.
+    memory = int(5 * network.neurons * (4 + 6.5 * 3))
+    program = EventBackend(threads=1, memory=memory).build(network.model)
+    assert 1 < program.steps_at_once(5, 16) <= 6
+    assert EventBackend(threads=1).build(network.model).steps_at_once(5, 16) == 16
+
+
 def test_more_samples_take_no_more_memory() -> None:
     net = networks.Net()
     net.input(3, 16, 16)

@@ -138,6 +138,7 @@ def test_accuracy_agreement_and_error_over_time() -> None:
     assert accuracy_at(trace, np.array([0, 1])) == {"1": 0.5, "2": 0.5}
     ann = np.array([[0.0, 3.0], [0.0, 4.0]])
     assert agreement_at(trace, ann) == {"1": 0.0, "2": 1.0}
+    assert agreement_at(trace, ann[:, :1]) == {}
     assert output_error_at(trace, {"y": ann}) == {"1": pytest.approx(np.sqrt(26) / 5), "2": 0.0}
 
 

@@ -14,8 +14,8 @@ class Schedule:
     timesteps: T. epochs, batch, rate (of SGD; falls to 0 as a half cosine), momentum: as usual.
     noise: share of activations that are not rounded. thresholds: one per channel, or per layer.
     distill: learn the original network's outputs instead of labels. augment: shift images by up to
-    an eighth of their size and mirror them, at random. half: multiply in bfloat16, twice as fast
-    where the processor has units for it. seed: of all random numbers.
+    an eighth of their size and mirror them, at random. half: multiply in bfloat16, quicker where
+    the processor has units for it. seed: of all random numbers.
     """
 
     timesteps: int
