@@ -25,7 +25,7 @@ def finetune(
     ] = False,
     epochs: Annotated[int, typer.Option(help="How often to go through the samples.")] = 5,
     batch: Annotated[int, typer.Option(help="Samples per step.")] = 64,
-    rate: Annotated[float, typer.Option(help="First learning rate of SGD.")] = 3e-3,
+    rate: Annotated[float, typer.Option(help="First learning rate of SGD.")] = 5e-3,
     noise: Annotated[float, typer.Option(help="Share of activations left unrounded.")] = 0.1,
     thresholds: Annotated[
         str, typer.Option(help="One threshold per channel or layer.")

@@ -44,18 +44,25 @@ _TOLERANCE = 1e-2
 
 @dataclass
 class Finetuned:
-    """A fine-tuned network, and per epoch how its training went."""
+    """A fine-tuned network; how good it was before its training, and after each epoch."""
 
     model: onnx.ModelProto
+    before: dict[str, float]
     history: list[dict[str, float]]
     thresholds: dict[str, list[float]]
     host: list[str]
     output: Path | None = None
 
+    @property
+    def harmed(self) -> bool:
+        """Whether the network is worse on what was held out than it was before its training."""
+        return self.history[-1]["held_out_loss"] > self.before["held_out_loss"]
+
     def as_json(self) -> dict[str, object]:
         """The JSON twin of what `snnc finetune` prints."""
         return {
             "output": None if self.output is None else str(self.output),
+            "before": self.before,
             "epochs": self.history,
             "thresholds": self.thresholds,
             "host": self.host,
@@ -135,6 +142,7 @@ def finetune(
     _compare(proto, shown.x[: len(trained.outputs[0])], trained.outputs)
     result = Finetuned(
         proto,
+        trained.before,
         trained.history,
         {name: [float(t) for t in theta] for name, theta in trained.thresholds.items()},
         network.host,

@@ -274,11 +274,14 @@ def tuned_table(tuned: Tuned) -> RenderableType:
 def finetuned_table(result: Finetuned) -> RenderableType:
     """How the training went, epoch by epoch."""
     table = _table("epoch", ">loss", ">held-out loss", ">held-out accuracy")
-    for i, epoch in enumerate(result.history, 1):
+    for i, epoch in enumerate([result.before, *result.history]):
         right = epoch.get("held_out_accuracy")
         accuracy = "" if right is None else f"{100 * right:.2f} %"
-        table.add_row(str(i), f"{epoch['loss']:.4f}", f"{epoch['held_out_loss']:.4f}", accuracy)
+        learned = f"{epoch['loss']:.4f}" if i else ""
+        table.add_row(str(i), learned, f"{epoch['held_out_loss']:.4f}", accuracy)
     note = f"\n{len(result.thresholds)} activations with trained thresholds"
+    if result.harmed:
+        note += "; worse than before (epoch 0): try a smaller --rate, more epochs or more samples"
     if result.host:
         note += f"; left to the host and out of the file: {clean(', '.join(result.host))}"
     if result.output is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import networks
@@ -20,6 +22,7 @@ from snncompiler.driver import check_model, compile_model, import_network
 from snncompiler.finetune.schedule import Schedule
 from snncompiler.finetuning import finetune
 from snncompiler.graph import ACTIVATIONS, set_scale, shape
+from snncompiler.report import finetuned_table
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not installed"
@@ -101,15 +104,47 @@ def test_noise_leaves_its_share_unrounded() -> None:
 @needs_torch
 @pytest.mark.parametrize("half", [False, True])
 def test_training_lowers_the_loss_and_compile_keeps_its_thresholds(half: bool) -> None:
-    settings = {**QUICK, "epochs": 8, "rate": 0.02, "timesteps": 2, "half": half}
+    settings = {**QUICK, "epochs": 8, "rate": 0.1, "timesteps": 2, "half": half}
     made = finetune(MLP, DATA, Schedule(**settings))
     assert made.history[-1]["loss"] < 0.9 * made.history[0]["loss"]
+    assert made.history[-1]["held_out_loss"] < made.before["held_out_loss"]
     assert check_model(made.model).convertible
     compiled = compile_model(made.model, x, recipe="two-stage", timesteps=2)
     wanted = [np.unique(np.float32(t)) for t in made.thresholds.values()]
     found = [np.unique(np.float32(t)) for t in compiled.thresholds.values()]
     for a, b in zip(wanted, found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@needs_torch
+def test_gradients_are_held_to_a_share_of_the_weights() -> None:
+    import torch
+
+    from snncompiler.finetune.training import limit_gradients
+
+    layer = torch.nn.Linear(2, 3)
+    layer.weight.data = torch.tensor([[3.0, 4.0], [30.0, 40.0], [0.0, 0.0]])
+    layer.bias.data = torch.tensor([0.0, 6.0, 8.0])
+    layer.weight.grad = torch.full((3, 2), 2**-0.5)  # of norm 1 in every channel
+    layer.bias.grad = torch.tensor([0.03, 0.0, 0.04])
+    limit_gradients(layer)
+    norms = layer.weight.grad.norm(dim=1)
+    torch.testing.assert_close(norms, torch.tensor([0.05, 0.5, 1e-5]))
+    torch.testing.assert_close(layer.bias.grad, torch.tensor([0.03, 0.0, 0.04]))
+
+
+@needs_torch
+def test_a_training_that_harms_says_so() -> None:
+    def printed(rate: float) -> str:
+        schedule = Schedule(**{**QUICK, "rate": rate}, distill=True)
+        made = finetune(MLP, DATA, schedule)
+        assert made.harmed == (made.history[-1]["held_out_loss"] > made.before["held_out_loss"])
+        console = Console(file=StringIO(), width=200)
+        console.print(finetuned_table(made))
+        return console.file.getvalue()
+
+    assert "worse than before" in printed(10.0)
+    assert "worse than before" not in printed(0.05)
 
 
 def leaky() -> onnx.ModelProto:
@@ -202,6 +237,7 @@ def test_the_command_writes_a_network_that_compiles(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     told = json.loads(report.read_text())
     assert len(told["epochs"]) == 1
+    assert told["before"]["held_out_loss"] > 0
     assert all(len(t) == 1 for t in told["thresholds"].values())
     assert import_network(tmp_path / "m.qc.onnx").quantisers == 3
 

@@ -21,7 +21,7 @@ class Schedule:
     timesteps: int
     epochs: int = 5
     batch: int = 64
-    rate: float = 3e-3
+    rate: float = 5e-3
     momentum: float = 0.9
     noise: float = 0.1
     thresholds: str = "channel"

@@ -1,5 +1,9 @@
 """The training of stage I: SGD with momentum and a cosine schedule, checkpointed every epoch.
 
+Batch normalisation is folded into the weights by now, and without it a deep network's gradients
+grow beyond all bounds where its activations are coarse. So each channel's gradient is held to a
+share of its weights (adaptive gradient clipping; Brock et al. 2021, eq. 3).
+
 Every random number follows from the seed and the number of the epoch, so that a run which was
 interrupted and goes on from its checkpoint ends where an uninterrupted one does.
 """
@@ -24,6 +28,8 @@ from snncompiler.progress import Progress
 
 #: Samples whose outputs tell whether the network was written as it was trained.
 _SHOWN = 32
+#: Gradient of a channel's weights, at most, in their norm; and the least norm that counts.
+_SHARE, _LEAST = 0.01, 1e-3
 
 
 @dataclass
@@ -31,12 +37,14 @@ class Trained:
     """What training made.
 
     weights: by the value that holds them. thresholds: [C] or [1] by the name of the activation's
-    output. history: per epoch the mean loss on what was learned, and on what was held out.
-    outputs: of the first held-out samples.
+    output. before: loss, and accuracy if there are labels, on what was held out, with nothing
+    learned yet. history: per epoch the mean loss on what was learned, and those on what was held
+    out. outputs: of the first held-out samples.
     """
 
     weights: dict[ir.Value, Array]
     thresholds: dict[str, Array]
+    before: dict[str, float]
     history: list[dict[str, float]]
     outputs: list[Array]
 
@@ -73,6 +81,7 @@ def train(
     teacher = TorchNetwork(model, None).to(device).eval() if schedule.distill else None
     student.noise = schedule.noise
     sgd = torch.optim.SGD(student.parameters(), lr=schedule.rate, momentum=schedule.momentum)
+    before = _scores(student, teacher, held, schedule.batch, device)
     history: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
         history = _restore(checkpoint, key, student, sgd, device)
@@ -96,6 +105,7 @@ def train(
                 loss = _loss(student, teacher, x.to(device), y)
             sgd.zero_grad()
             loss.backward()
+            limit_gradients(student)
             sgd.step()
             total += float(loss.detach()) * len(rows)
         scores = _scores(student, teacher, held, schedule.batch, device)
@@ -114,9 +124,26 @@ def train(
     return Trained(
         student.trained_weights(),
         student.trained_thresholds(),
+        before,
         history,
         [y.cpu().numpy() for y in outputs],
     )
+
+
+def limit_gradients(network: torch.nn.Module) -> None:
+    """Scale every channel's gradient down to a share of the channel's weights, in norm.
+
+    Biases and thresholds, of one axis, count as one channel.
+    """
+    for parameter in network.parameters():
+        if parameter.grad is not None:
+            most = _SHARE * _norm(parameter.detach()).clamp(min=_LEAST)
+            parameter.grad *= (most / _norm(parameter.grad).clamp(min=1e-12)).clamp(max=1)
+
+
+def _norm(x: torch.Tensor) -> torch.Tensor:
+    """Of each channel, along the first axis; of all where there is no other axis."""
+    return x.norm() if x.ndim < 2 else x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _loss(
