@@ -112,13 +112,16 @@ class Episode:
             value, name = layer.node.outputs[0], layer.name
             if value in now.spikes:
                 spikes = now.spikes[value]
-                counts = spikes.totals(now.each).T.reshape(shape(value))
+                counts = np.ascontiguousarray(spikes.totals(now.each).T, np.int64)
                 trains = spikes.x.transpose(1, 0, 3, 2) if self.observe.spikes else None
             else:
                 sent = now.dense[value].reshape(now.samples, now.steps, *shape(value))
                 trains = np.rint(sent / layer.unit).swapaxes(0, 1)
                 counts = np.abs(trains).sum((0, 1)).astype(np.int64)
-            self.counts[name] = self.counts.get(name, 0) + counts
+            if name in self.counts:
+                self.counts[name] += counts.reshape(shape(value))
+            else:
+                self.counts[name] = counts.reshape(shape(value))
             if trains is not None and self.observe.spikes:
                 whole = (self.timesteps, len(self.x), *shape(value))
                 kept = self.trains.setdefault(name, np.zeros(whole, np.int32))

@@ -35,7 +35,7 @@ class Neurons:
         for full, single in pairs:
             arriving = max(int(most[c.source]) for c in (full, single) if c)
             self.sums.append(Synapses(summed(full, single, others, arriving)))
-        channels, positions = layout(self.value)
+        self.channels, self.positions = channels, positions = layout(self.value)
         self._grids: dict[int, tuple[Array, Array] | None] = {}  # by T, where all samples share it
         self.first = self.sums[0] if self.sums else Synapses(nothing(positions, channels))
 
@@ -94,9 +94,9 @@ class Neurons:
 
     def _in_bits(self, now: Stretch, frozen: int, k: Array, current: Array) -> Spikes:
         """Neurons that fire at most once a step."""
-        channels, positions = layout(self.value)
+        channels = self.channels
         theta = np.ldexp(self.neuron.theta, k).astype(np.int32)
-        lead = (now.samples, now.steps, positions)
+        lead = (now.samples, now.steps, self.positions)
         # Blocks write all numbers but those that make up 64 channels.
         out = np.zeros((*lead, -(-channels // 64) * 4), np.uint16)
         head = (out, self._potentials(now, k)[0])
@@ -121,8 +121,7 @@ class Neurons:
     def _potentials(self, now: Stretch, k: Array) -> tuple[Array, Array]:
         """The state: V [B, P, C] in units of 2^-k, and what was sent, if that matters."""
         if self.node not in now.states:
-            channels, positions = layout(self.value)
-            shape = (now.samples, positions, channels)
+            shape = (now.samples, self.positions, self.channels)
             v_init = np.ldexp(self.neuron.v_init, k).astype(np.int32)
             v = np.array(np.broadcast_to(v_init, shape), np.int32, order="C")
             sent = np.zeros(shape if self.neuron.gamma_neg else (0, 0, 0), np.int32)
@@ -132,9 +131,8 @@ class Neurons:
 
     def _counts(self, now: Stretch) -> Array:
         """Room for counts."""
-        channels, positions = layout(self.value)
         kind = small(self.neuron.most)
-        return np.empty((now.samples, now.steps, positions, channels), kind)
+        return np.empty((now.samples, now.steps, self.positions, self.channels), kind)
 
     def _anyhow(self, now: Stretch, frozen: int) -> Spikes:
         n, out = self.neuron, self._counts(now)

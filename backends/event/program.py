@@ -86,6 +86,7 @@ class EventProgram:
         self.parameters = {n: parameters_of(n) for n in self.plan.static}
         self.constants = constants(self.plan.static, self.dtype)
         self.stages = _stages(self.plan, self.dtype)
+        self._each_step, self._held = self._bytes()
         self.tail = Tail(self.plan, constants(self.plan.tail, np.dtype(np.float64)))
 
     def run(
@@ -130,31 +131,31 @@ class EventProgram:
 
     def _parts(self, samples: int, timesteps: int) -> list[slice]:
         """Cut the samples so that every thread has work and its values fit the memory."""
-        one = self._bytes() * timesteps
+        one = self._each_step * timesteps
         wanted = min(_MOST, max(_FEWEST, _PART // one))
-        fitting = self.memory // (self.threads * (one + self._held()))
+        fitting = self.memory // (self.threads * (one + self._held))
         most = max(1, min(wanted, fitting, -(-samples // self.threads)))
         count = -(-samples // most)
         cuts = np.linspace(0, samples, count + 1).astype(int)
         return [slice(int(a), int(b)) for a, b in pairwise(cuts)]
 
-    def _bytes(self) -> int:
-        """What the values of one sample take per step, all layers together."""
-        total = 1
+    def _bytes(self) -> tuple[int, int]:
+        """What one sample takes: its values per step, all layers together, and what is held.
+
+        Held are potentials, and what is the same at every step.
+        """
+        values = 1
         for stage in self.plan.stages:
             dense = isinstance(stage, plans.Dense)
-            total += size(stage.node.outputs[0]) * (16 if dense else 3)
-        return total
-
-    def _held(self) -> int:
-        """What one sample takes for all steps: potentials, and what is the same at every step."""
+            values += size(stage.node.outputs[0]) * (16 if dense else 3)
         neurons = [s.node for s in self.plan.stages if isinstance(s, plans.Population)]
-        return self.dtype.itemsize * sum(size(n.outputs[0]) for n in (*neurons, *self.plan.static))
+        held = sum(size(n.outputs[0]) for n in (*neurons, *self.plan.static))
+        return values, self.dtype.itemsize * held
 
     def steps_at_once(self, samples: int, timesteps: int) -> int:
         """For how many steps the values of so many samples fit the memory."""
-        left = self.memory // (self.threads * samples) - self._held()
-        fitting = left // self._bytes()
+        left = self.memory // (self.threads * samples) - self._held
+        fitting = left // self._each_step
         return int(
             min(timesteps, max(1, fitting), timesteps if self.early_exit is None else _CHECK)
         )

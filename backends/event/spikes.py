@@ -14,10 +14,10 @@ from snncompiler.graph import Array
 
 #: Runs tasks that do not depend on each other, given the nanoseconds that they will take.
 Each = Callable[[Iterable[Callable[[], object]], float], None]
-#: Nanoseconds to look at one count, and at one bit.
-_LOOK, _LOOK_AT_BIT = 0.2, 0.05
+#: Nanoseconds to look at one count, and at one bit; and to write an event down.
+_LOOK, _LOOK_AT_BIT, _WRITE = 0.2, 0.05, 2.0
 #: Nanoseconds below which a second thread costs more than it saves.
-WORTH = 2e5
+WORTH = 4e5
 #: Share of events below which they are quicker to add up than all counts.
 _SPARSE = 0.06
 #: Elements behind the end of a list that kernels may read, or write.
@@ -68,7 +68,7 @@ class Spikes:
     def totals(self, each: Each) -> Array:
         """|count| of every neuron, [P, C], summed over samples and steps."""
         if self._totals is None:
-            spans = self._spans()
+            spans = self._spans(self._look)
             sums = [self._zeros() for _ in spans]
             listed = self._lists.get(1)
             few = listed is not None and len(listed[0].codes) < _SPARSE * self.size
@@ -82,8 +82,8 @@ class Spikes:
                     trains.add_counts(self.x, spans[i], sums[i])
 
             each((partial(work, i) for i in range(len(sums))), self._look)
-            total = np.sum(sums, 0, dtype=np.int64).reshape(self.positions, -1)
-            self._totals = total[:, : self.channels]
+            total: Array = sums[0] if len(sums) == 1 else np.sum(sums, 0, dtype=np.int64)
+            self._totals = total.reshape(self.positions, -1)[:, : self.channels]
         return self._totals
 
     def _zeros(self) -> Array:
@@ -91,9 +91,9 @@ class Spikes:
         channels = self.channels if self.bits is None else 16 * self.bits.shape[3]
         return np.zeros(self.positions * channels, np.int32)
 
-    def _spans(self) -> list[tuple[int, int, int, int]]:
-        """Pieces of work for some threads."""
-        return stretches(self.samples, self.steps, 4 if self._look > WORTH else 1)
+    def _spans(self, work: float) -> list[tuple[int, int, int, int]]:
+        """Pieces of so many nanoseconds of work, for some threads."""
+        return stretches(self.samples, self.steps, 4 if work > WORTH else 1)
 
     @property
     def _look(self) -> float:
@@ -112,7 +112,7 @@ class Spikes:
         """Count the events of these channels, then write them down."""
         starts = np.empty((self.samples, self.steps, self.positions + 1), np.int32)
         plain = np.ones((self.samples, self.steps), np.bool_)
-        spans = self._spans()
+        spans = self._spans(self._look)
 
         def count(i: int) -> None:
             if self.bits is not None:
@@ -131,21 +131,22 @@ class Spikes:
         kind = np.dtype(np.int8) if self.bits is not None else self.x.dtype
         counts = np.empty(size + PAST if self.bits is None else PAST, kind)[:size]
 
-        def write(i: int) -> None:
+        def write(span: tuple[int, int, int, int]) -> None:
             if self.bits is not None:
-                bit_trains.list_events(self.bits, (first, last), spans[i], starts, codes)
+                bit_trains.list_events(self.bits, (first, last), span, starts, codes)
             else:
-                trains.list_events(self.x, (first, last), spans[i], starts, plain, codes, counts)
+                trains.list_events(self.x, (first, last), span, starts, plain, codes, counts)
 
-        each((partial(write, i) for i in range(len(spans))), self._look)
+        work = self._look + _WRITE * size
+        each((partial(write, span) for span in self._spans(work)), work)
         return Lists(codes, counts, starts, plain)
 
 
 def stretches(samples: int, steps: int, most: int) -> list[tuple[int, int, int, int]]:
     """Cut samples x steps into up to `most` spans (first sample, last, first step, last)."""
     over = samples if samples >= most else steps
-    cuts = [int(c) for c in np.linspace(0, over, min(most, over) + 1)]
-    pairs = list(pairwise(cuts))
+    pieces = min(most, over)
+    pairs = list(pairwise(over * i // pieces for i in range(pieces + 1)))
     if samples >= most:
         return [(a, b, 0, steps) for a, b in pairs]
     return [(0, samples, a, b) for a, b in pairs]

@@ -78,8 +78,8 @@ class Stretch:
     def spans(self, positions: int, blocks: int) -> Sequence[tuple[int, int, int, int]]:
         """Samples and positions, (first, last) each: with the blocks, enough tasks for all."""
         wanted = min(positions, -(-2 * self.threads // blocks))
-        cuts = np.linspace(0, positions, wanted + 1).astype(int)
-        return [(0, self.samples, int(a), int(b)) for a, b in pairwise(cuts)]
+        cuts = (positions * i // wanted for i in range(wanted + 1))
+        return [(0, self.samples, a, b) for a, b in pairwise(cuts)]
 
     def lists(self, value: ir.Value, groups: int) -> Any:
         """The events of a spiking value, group by group of channels."""
