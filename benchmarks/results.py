@@ -5,8 +5,9 @@
 
 A recipe that depends on T is compiled for each T; `NAME@8` is one artifact, compiled for T = 8 and
 run for every T. What was measured is kept in a journal (benchmarks/results.jsonl) and the page
-written from all of it, so a long run can be watched, stopped and resumed, and some rows measured on
-fewer images. With nothing left to measure, the page is just written.
+written from all of it, so a long run can be watched, stopped and resumed, and some of it measured
+on fewer images (`--samples`): what was measured on most counts. With nothing left to measure, the
+page is just written.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ class Cell:
         return replace(self, **shares, operations=self.operations / 1e6)
 
 
-#: {(recipe, images): {T: cell}}
-Rows = dict[tuple[str, int], dict[int, Cell]]
+#: {recipe: {T: cell}}
+Rows = dict[str, dict[int, Cell]]
 
 
 def load() -> ModuleType:
@@ -156,25 +157,28 @@ def cell(
 
 
 def read(journal: Path) -> Rows:
-    """What has been measured."""
+    """What has been measured; of a cell measured again, what was measured on more images."""
     rows: Rows = {}
     for line in journal.read_text().splitlines() if journal.exists() else []:
         found = json.loads(line)
-        row, t = (found.pop("recipe"), found["images"]), found.pop("T")
-        rows.setdefault(row, {})[t] = Cell(**found)
+        row, t = rows.setdefault(found.pop("recipe"), {}), found.pop("T")
+        if t not in row or row[t].images <= found["images"]:
+            row[t] = Cell(**found)
     return rows
 
 
 def table(title: str, rows: Rows, steps: list[int], show: str) -> str:
-    """One Markdown table; show: a format string for a Cell called c."""
+    """One Markdown table; show: a format string for a Cell called c.
+
+    A star marks what was measured on a part of the images.
+    """
     lines = [f"### {title}\n", "| recipe | " + " | ".join(f"T = {t}" for t in steps) + " |"]
     lines.append("|---|" + "---|" * len(steps))
     order = list(RECIPES)
-    for recipe, images in sorted(rows, key=lambda row: (order.index(row[0].split("@")[0]), row)):
-        cells = rows[recipe, images]
-        name = f"`{recipe}`" + (f" ({images:,} images)" if images < IMAGES else "")
-        texts = [show.format(c=cells[t]) if t in cells else "" for t in steps]
-        lines.append(f"| {name} | " + " | ".join(texts) + " |")
+    for recipe in sorted(rows, key=lambda row: (order.index(row.split("@")[0]), row)):
+        found = [rows[recipe].get(t) for t in steps]
+        texts = [show.format(c=c) + "*" * (c.images < IMAGES) if c else "" for c in found]
+        lines.append(f"| `{recipe}` | " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -234,10 +238,9 @@ def main() -> None:
     head = f"""# Results
 
 Network: `{model.name}` (8 spiking layers, 175,360 neurons, four max pools). {IMAGES:,} CIFAR-10
-test images, on which the ANN has {100 * accuracy:.2f} %; a row that names a number was measured
-on the first ones alone. One standard error of an accuracy on all is {deviation:.2f} points (less
-between rows, which share the images). Calibrated on {len(fit.x)} training images. Written by
-`benchmarks/results.py`.
+test images, on which the ANN has {100 * accuracy:.2f} %; with a star: the first 1,000 alone. One
+standard error of an accuracy on all is {deviation:.2f} points (less between rows, which share the
+images). Calibrated on {len(fit.x)} training images. Written by `benchmarks/results.py`.
 
 A recipe that depends on T is compiled for each T; `NAME@8` is one artifact compiled for T = 8. For
 `separated`, T is the window. Spikes and operations at a T shorter than the longest that an artifact
@@ -251,10 +254,10 @@ per MAC of the ANN, synapses only.
     given.output.parent.mkdir(exist_ok=True)
     for name in given.recipes.split(","):
         recipe, _, frozen = name.partition("@")
-        row = rows.setdefault((name, len(test.x)), {})
+        row = rows.setdefault(name, {})
         lone = depends_on_time(recipe) and not frozen
         for wanted in [[t] for t in steps] if lone else [steps]:
-            if set(wanted) <= set(row):
+            if all(t in row and row[t].images >= len(test.x) for t in wanted):
                 continue
             started = time.perf_counter()
             artifact = compile_model(
@@ -262,7 +265,7 @@ per MAC of the ANN, synapses only.
             )
             compiled = time.perf_counter() - started
             found = measure(artifact.model, test, ann, wanted, given.backend)
-            row |= found
+            row |= {t: c for t, c in found.items() if t not in row or row[t].images <= c.images}
             with given.journal.open("a") as journal:
                 for t, c in found.items():
                     print(json.dumps({"recipe": name, "T": t, **asdict(c)}), file=journal)
