@@ -112,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", type=Path, default=SHARED / "models" / "cifar10_vgg.onnx")
     parser.add_argument("--timesteps", default="4,8,16,32")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--images", type=int, default=None, help="test images; default: all")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "two-stage.md")
     parser.add_argument("--journal", type=Path, default=ROOT / "benchmarks" / "two_stage.jsonl")
@@ -160,7 +161,8 @@ def main() -> None:
             checkpoint = tuned.with_suffix(".pt")
             finetune(given.model, train, schedule, output=tuned, checkpoint=checkpoint)
             note(STAGE_I, t, None, time.perf_counter() - started)
-        for row, (learned, recipe, options) in ROWS.items():
+        for row in given.rows:
+            learned, recipe, options = ROWS[row]
             source = tuned if learned else given.model
             measure(row, t, source, train.x[:256], recipe, options)
     if SIZED in steps:
