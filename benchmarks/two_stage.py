@@ -98,7 +98,8 @@ def page(cells: list[Cell]) -> str:
         f"Stage I: `snnc finetune --distill`, {EPOCHS} epochs on {TRAIN:,} training images, "
         f"shifted and mirrored, rate {RATE:g}, noise 0.1 up to T = 4 and none beyond (as Wang et "
         "al. 2023), products in bfloat16; distillation was preferred to labels by the test images "
-        "of `cifar10_vgg` at T = 4. Stage II: 256 training images. Baseline: least-squares "
+        "of `cifar10_vgg` at T = 4. Stage II: 256 training images; what "
+        "`stage2-only` does, and `two-stage` on the fine-tuned network. Baseline: least-squares "
         "thresholds, half a threshold to begin with. Binary neurons but where said. Written by "
         "`benchmarks/two_stage.py`.\n"
     )
