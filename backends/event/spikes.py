@@ -82,7 +82,9 @@ class Spikes:
                     trains.add_counts(self.x, spans[i], sums[i])
 
             each((partial(work, i) for i in range(len(sums))), self._look)
-            total: Array = sums[0] if len(sums) == 1 else np.sum(sums, 0, dtype=np.int64)
+            total: Array = sums[0]
+            if len(sums) > 1:
+                total = np.asarray(np.sum(sums, 0, dtype=np.int64))
             self._totals = total.reshape(self.positions, -1)[:, : self.channels]
         return self._totals
 
