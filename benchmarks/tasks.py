@@ -1,6 +1,6 @@
 """The ablation tables of detection and segmentation, in docs/results.md.
 
-    python benchmarks/tasks.py models/yolo.onnx --rows channel-norm,burst,ours@16 --timesteps 64
+    python benchmarks/tasks.py models/yolo.onnx --rows channel-norm,burst,graded@16 --timesteps 64
 
 A row is NAME or NAME@T, compiled for T (else for the longest T) and run once for all T. Tables of
 other networks in the file stay; the table of this one is written again after every row.
@@ -34,6 +34,8 @@ ROWS: dict[str, tuple[str, dict[str, object]]] = {
         {"neurons.gamma": 5.0, "twin_synapse.allowance": "T/2"},
     ),
     "binary": ("binary", {}),
+    "stage2-only": ("stage2-only", {}),
+    "stage2-only ternary": ("stage2-only", {"neurons.gamma_neg": 1.0}),
     "ternary": ("ternary", {}),
     "graded": ("graded", {}),
 }
@@ -96,7 +98,7 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=256, help="the longest T")
     parser.add_argument("--own", action="store_true", help="run NAME@T no longer than T")
     parser.add_argument("--samples", type=int, default=None, help="test images; default: all")
-    parser.add_argument("--calibration", type=int, default=64, help="training images")
+    parser.add_argument("--calibration", type=int, default=256, help="training images")
     given = parser.parse_args()
     decode = given.model.with_suffix(".json")
     if decode.exists():

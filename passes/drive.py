@@ -105,10 +105,13 @@ class Drive:
             self.sweep.values[node.outputs[0]] = self.sweep.respond(node)
 
     def _of(self, value: ir.Value | None, samples: Array) -> Array:
-        """A value for some samples, rows t B + b (without time: b)."""
+        """A value for some samples, rows t B + b (without time: b; predicted: its mean)."""
         a: Array = self.sweep.values[value]
         if value in self.sweep.untimed:
             return a[samples]
+        if self.sweep.predicted:
+            mean: Array = a[samples] / self.sweep.timesteps
+            return mean
         a = a.reshape(self.sweep.timesteps, -1, *a.shape[1:])[:, samples]
         return a.reshape(-1, *a.shape[2:])
 

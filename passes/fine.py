@@ -27,7 +27,7 @@ from passes.corrections import least_squares
 from passes.descent import Adam
 from passes.drive import Batch, Drive, drive_of
 from passes.rewiring import add_current, set_constant, theta_of, v_init_of
-from passes.targets import Target, chosen_samples, wanted
+from passes.targets import TOO_LARGE, Target, chosen_samples, wanted
 from snncompiler.graph import Array, attribute, weights
 from snncompiler.ops import NEURONS
 
@@ -45,8 +45,11 @@ class Fine:
     target: the ANN with activations rounded to T levels, or the original one. iterations: steps of
     Adam per layer. patience: so many looks without gain end a layer. rate: size of a step as a
     share of the weights' root mean square and, for potentials, of the threshold. alpha: width of
-    the surrogate in thresholds. ridge: how dear a change of the readout is. samples: how many to
-    use; a quarter of them is held out. least: with fewer than these nothing is changed.
+    the surrogate in thresholds. ridge: how dear a change of the readout is. predicted: learn what
+    neurons send in the end if all of their current comes at once, instead of a simulation; exact
+    for layers that take turns. longest: beyond so many time steps, do nothing; None: always learn.
+    samples: how many to use; a quarter of them is held out. held: fewer, so that no value takes
+    more numbers over all steps. least: with fewer samples than these nothing is changed.
     """
 
     name: ClassVar[str] = "fine"
@@ -58,7 +61,10 @@ class Fine:
     rate: float = 0.01
     alpha: float = 1.0
     ridge: float = 1.0
+    predicted: bool = False
+    longest: int | None = None
     samples: int = 256
+    held: int = 1 << 29
     least: int = 32
 
     def run(self, model: ir.Model, context: Context) -> str:
@@ -68,7 +74,12 @@ class Fine:
         if len(context.calibration) < self.least:
             return f"off: fewer than {self.least} samples"
         assert context.sweep is not None
-        x = chosen_samples(model, context, self.samples, self.least)
+        if self.longest is not None and context.timesteps > self.longest:
+            return f"off: for at most {self.longest} time steps"
+        steps = 1 if self.predicted else context.timesteps
+        x = chosen_samples(model, context, self.samples, steps, self.held)
+        if not len(x):
+            return TOO_LARGE
         truth = wanted(model, context, x, self.target)
         ratios: list[float] = []
 
@@ -82,7 +93,8 @@ class Fine:
                 self._fit_readout(sweep, node, target)
             context.progress("fine calibration", len(ratios), len(truth))
 
-        context.sweep(model, x, context.timesteps, predicted=False, dtype=np.float32).run(visit)
+        settings: dict[str, Any] = {"predicted": self.predicted, "dtype": np.float32}
+        context.sweep(model, x, context.timesteps, **settings).run(visit)
         tidy(model)
         mean = float(np.exp(np.mean(np.log(np.maximum(ratios, 1e-9))))) if ratios else 1.0
         return f"{len(ratios)} layers on {len(x)} samples, held-out loss x {mean:.2f}"
@@ -107,31 +119,37 @@ class Fine:
 
 @dataclass
 class _Layer:
-    """One population on its way down: parameters are W of each synapse, b and V(0), per channel."""
+    """One population on its way down: parameters are W of each synapse, b and V(0), per channel.
+
+    Predicted, T steps are one: the mean current, and T times as many spikes, each worth a T-th.
+    """
 
     options: Fine
     drive: Drive
     target: Array
     seed: int
+    timesteps: int = field(init=False)
+    merged: int = field(init=False)
     theta: Array = field(init=False)
     v: Array = field(init=False)
     places: int = field(init=False)
 
     def __post_init__(self) -> None:
-        node = self.drive.node
+        node, timesteps = self.drive.node, self.drive.sweep.timesteps
+        self.timesteps, self.merged = (1, timesteps) if self.options.predicted else (timesteps, 1)
         channels, self.places = self.target.shape[1], int(np.prod(self.target.shape[2:]))
-        self.theta = theta_of(node).astype(np.float32)
+        self.theta = (theta_of(node) / self.merged).astype(np.float32)
         self.target = self.target.reshape(len(self.target), channels, self.places)
         self.v = np.zeros((channels, 1), np.float32)
         if node.op_type == "IF":
-            v = v_init_of(node).astype(np.float32)
+            v = (v_init_of(node) / self.merged).astype(np.float32)
             self.v = v.reshape(channels, -1)
 
     def learn(self) -> float:
         """Descend, keep the best; returns the held-out loss as a share of the one before."""
         options, drive = self.options, self.drive
         rng = np.random.default_rng(self.seed)
-        timesteps = drive.sweep.timesteps
+        timesteps = self.timesteps
         zeros = np.zeros_like(self.theta)
         start = [*(s.w for s in drive.synapses), zeros, zeros]
         sizes = [options.rate * float(np.sqrt(np.square(s.w).mean())) for s in drive.synapses]
@@ -182,10 +200,10 @@ class _Layer:
     ) -> tuple[Array, Array, Array | None]:
         """(rates [R, M], h [T, R, M], f' of a LeakyIF) under the parameters."""
         *w, b, u = parameters
-        node, timesteps = self.drive.node, self.drive.sweep.timesteps
+        node, timesteps = self.drive.node, self.timesteps
         current = self.drive.current(batch, w) + b
         current = np.broadcast_to(current, (timesteps, batch.rows, len(self.theta)))
-        gamma, alpha = float(attribute(node, "gamma")), self.options.alpha
+        gamma, alpha = self.merged * float(attribute(node, "gamma")), self.options.alpha
         if node.op_type == "LeakyIF":
             slope = np.asarray(attribute(node, "alpha"), np.float32)
             count, h, steep = bptt.fire_leaky(current, slope, self.theta, gamma, alpha)
@@ -232,4 +250,4 @@ class _Layer:
             self.drive.sweep.add(before, node.inputs[0], b)
         if u.any() and node.op_type == "IF":
             v = v_init_of(node)
-            set_constant(node, 2, v + u.reshape(-1, *[1] * (v.ndim - 1)))
+            set_constant(node, 2, v + self.merged * u.reshape(-1, *[1] * (v.ndim - 1)))

@@ -36,7 +36,7 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "ternary": Recipe(
-        "signed neurons that take back what they sent too much; searched and fitted",
+        "signed neurons that take back what they sent too much; searched, fitted, fine-calibrated",
         "ternary",
         "ours",
         {
@@ -45,10 +45,14 @@ RECIPES: dict[str, Recipe] = {
             "neurons.gamma_neg": 1.0,
             "search.rounds": 2,
             "calibrate.weights": "least_squares",
+            "fine.loss": "mse",
+            "fine.target": "original",
+            "fine.longest": 16,
+            "fine.held": 268_435_456,
         },
     ),
     "graded": Recipe(
-        "signed bursts of up to 5 spikes per step; searched and fitted",
+        "signed bursts of up to 5 spikes per step; searched, fitted, fine-calibrated",
         "graded",
         "ours",
         {
@@ -60,6 +64,10 @@ RECIPES: dict[str, Recipe] = {
             "calibrate.weights": "least_squares",
             "calibrate.predicted": True,
             "calibrate.samples": 256,
+            "fine.loss": "mse",
+            "fine.target": "original",
+            "fine.longest": 16,
+            "fine.held": 268_435_456,
         },
     ),
     "separated": Recipe(
@@ -73,6 +81,9 @@ RECIPES: dict[str, Recipe] = {
             "calibrate.weights": "least_squares",
             "calibrate.predicted": True,
             "calibrate.samples": 256,
+            "fine.loss": "mse",
+            "fine.target": "original",
+            "fine.predicted": True,
             "separate.enabled": True,
         },
     ),

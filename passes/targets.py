@@ -21,19 +21,22 @@ from snncompiler.ops import NEURONS
 from snncompiler.quantisers import insert
 
 Target = Literal["quantised", "original"]
-#: Numbers that one value may hold over all steps (2 GiB); multiply-accumulates of a simulation.
-_HELD, _WORK = 1 << 29, 4e12
+#: Multiply-accumulates of a simulation. Fewer samples than these teach nothing.
+_WORK, _FEWEST = 4e12, 8
+TOO_LARGE = f"off: the network is too large to simulate {_FEWEST} samples for so many steps"
 
 
-def chosen_samples(model: ir.Model, context: Context, samples: int, least: int) -> Array:
-    """At most `samples` of the calibration data; fewer, down to `least`, for a large network."""
+def chosen_samples(model: ir.Model, context: Context, samples: int, steps: int, held: int) -> Array:
+    """At most `samples` of the calibration data; fewer for a large network, none for a huge one.
+
+    steps: time steps that are simulated. held: numbers that one value may take over all of them.
+    """
     assert context.ann is not None
     largest = max(int(np.prod(shape(n.outputs[0]))) for n in model.graph)
-    affordable = min(
-        _HELD / (largest * context.timesteps), _WORK / (macs(context.ann) * context.timesteps + 1)
-    )
-    most = max(min(samples, int(affordable)), least)
-    return context.calibration[choice(context.calibration, most)]
+    affordable = min(held / (largest * steps), _WORK / (macs(context.ann) * steps + 1))
+    if affordable < _FEWEST:
+        return context.calibration[:0]
+    return context.calibration[choice(context.calibration, min(samples, int(affordable)))]
 
 
 def wanted(model: ir.Model, context: Context, x: Array, kind: Target) -> dict[str, Array]:

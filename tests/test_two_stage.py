@@ -172,8 +172,11 @@ def spiking(model: onnx.ModelProto, x: Array, timesteps: int, until: str = "coar
     return network.model, context
 
 
+@pytest.mark.parametrize("predicted", [False, True])
 @pytest.mark.parametrize("name", ["mlp", "residual", "depthwise", "preactivation", "leaky"])
-def test_rows_of_matrices_are_the_currents_and_rates_of_the_network(name: str) -> None:
+def test_rows_of_matrices_are_the_currents_and_rates_of_the_network(
+    name: str, predicted: bool
+) -> None:
     """All kinds of synapses: what descent sees of a layer is what the simulator computes."""
     proto = networks.residual(0) if name == "leaky" else getattr(networks, name)(0)
     if name == "leaky":
@@ -189,22 +192,23 @@ def test_rows_of_matrices_are_the_currents_and_rates_of_the_network(name: str) -
             return
         drive = drive_of(sweep, node)
         sent = sweep.activation(node)
-        learner = _Layer(Fine(loss="mse"), drive, sent, 0)
+        learner = _Layer(Fine(loss="mse", predicted=predicted), drive, sent, 0)
         samples = np.array([2, 0])
         places = rng(0).integers(0, learner.places, (2, 5))
         batch, target, v = learner._part(samples, places)
         zeros = np.zeros(len(theta_of(node)), np.float32)
         parameters = [*(s.w for s in drive.synapses), zeros, zeros]
         current = drive.current(batch, parameters[:-2])
-        y = sweep.steps(node.inputs[0])[:, samples].reshape(4, 2, sent.shape[1], -1)
+        steps = 1 if predicted else 4
+        y = sweep.steps(node.inputs[0])[:, samples].reshape(steps, 2, sent.shape[1], -1)
         wanted = y[:, np.arange(2)[:, None], :, places].transpose(2, 0, 1, 3)
-        wanted = wanted.reshape(4, 10, -1)
+        wanted = wanted.reshape(steps, 10, -1)
         np.testing.assert_allclose(np.broadcast_to(current, wanted.shape), wanted, atol=1e-4)
         rates, _h, _steep = learner._fire(batch, v, parameters)
         assert (np.abs(rates.reshape(target.shape) - target) > 1e-4).mean() < 0.05
         seen.append(len(drive.synapses))
 
-    context.sweep(model, x, 4, predicted=False, dtype=np.float32).run(visit)
+    context.sweep(model, x, 4, predicted=predicted, dtype=np.float32).run(visit)
     assert min(seen) >= (0 if name == "preactivation" else 1)
     if name == "residual":
         assert max(seen) == 2  # a join with a projection: both synapses learn
@@ -216,7 +220,7 @@ def error(model: onnx.ModelProto, x: Array, **settings: object) -> float:
     compiled = compile_model(model, x[:96], timesteps=4, **settings)
     assert record_of(compiled.model)["gridded"] is True
     (truth,) = import_network(model).outputs(x[96:])
-    return float(np.square(compiled.run(x[96:], 4).output - truth).mean() / truth.var())
+    return float(np.square(compiled.run(x[96:]).output - truth).mean() / truth.var())
 
 
 FAST = {"fine.iterations": 40, "fine.patience": 2}
@@ -230,6 +234,13 @@ def test_every_stage_lowers_the_error_on_samples_not_seen(make) -> None:
     plain = error(model, x, recipe="stage2-only", options=off)
     both = error(model, x, recipe="stage2-only", options=FAST)
     assert both < 0.95 * plain
+
+
+def test_descent_on_predicted_counts_lowers_the_error_too() -> None:
+    model = networks.residual(1)
+    x = networks.sample_input(model, 192, 0)
+    plain = error(model, x, recipe="separated", options={"fine.loss": None})
+    assert error(model, x, recipe="separated") < 0.95 * plain
 
 
 def test_two_compilations_are_one_artifact_whatever_the_order_of_the_samples() -> None:
@@ -250,6 +261,21 @@ def test_with_few_samples_nothing_is_fitted() -> None:
     compiled = compile_model(model, x, recipe="two-stage", timesteps=4)
     notes = {p.name: p.changed for p in compiled.passes}
     assert notes["coarse"] == notes["fine"] == "off: fewer than 32 samples"
+
+
+def test_what_takes_too_long_or_too_much_memory_is_left_out_and_said() -> None:
+    model = networks.mlp(0)
+    x = networks.sample_input(model, 40, 0)
+
+    def notes(recipe: str, timesteps: int, **options: object) -> dict[str, str]:
+        named = {name.replace("_", "."): value for name, value in options.items()}
+        compiled = compile_model(model, x, recipe=recipe, timesteps=timesteps, options=named)
+        return {p.name: p.changed for p in compiled.passes}
+
+    assert notes("ternary", 17)["fine"] == "off: for at most 16 time steps"
+    small = notes("stage2-only", 4, coarse_held=100, fine_held=100)
+    large = "off: the network is too large to simulate 8 samples for so many steps"
+    assert small["coarse"] == small["fine"] == large
 
 
 def test_ternary_and_graded_neurons_learn_too() -> None:
