@@ -84,6 +84,7 @@ RECIPES: dict[str, Recipe] = {
             "fine.loss": "mse",
             "fine.target": "original",
             "fine.predicted": True,
+            "fine.longest": 16,
             "separate.enabled": True,
         },
     ),
