@@ -47,9 +47,10 @@ class Fine:
     share of the weights' root mean square and, for potentials, of the threshold. alpha: width of
     the surrogate in thresholds. ridge: how dear a change of the readout is. predicted: learn what
     neurons send in the end if all of their current comes at once, instead of a simulation; exact
-    for layers that take turns. longest: beyond so many time steps, do nothing; None: always learn.
-    samples: how many to use; a quarter of them is held out. held: fewer, so that no value takes
-    more numbers over all steps. least: with fewer samples than these nothing is changed.
+    for layers that take turns. longest: beyond so many time steps, do nothing. work: nor if descent
+    might cost more multiply-accumulates than that. None: always learn. samples: how many to use; a
+    quarter of them is held out. held: fewer, so that no value takes more numbers over all steps.
+    least: with fewer samples than these nothing is changed.
     """
 
     name: ClassVar[str] = "fine"
@@ -63,6 +64,7 @@ class Fine:
     ridge: float = 1.0
     predicted: bool = False
     longest: int | None = None
+    work: float | None = None
     samples: int = 256
     held: int = 1 << 29
     least: int = 32
@@ -76,6 +78,8 @@ class Fine:
         assert context.sweep is not None
         if self.longest is not None and context.timesteps > self.longest:
             return f"off: for at most {self.longest} time steps"
+        if self.work is not None and self._cost(model) > self.work:
+            return "off: the network has too many weights to learn in reasonable time"
         steps = 1 if self.predicted else context.timesteps
         x = chosen_samples(model, context, self.samples, steps, self.held)
         if not len(x):
@@ -98,6 +102,11 @@ class Fine:
         tidy(model)
         mean = float(np.exp(np.mean(np.log(np.maximum(ratios, 1e-9))))) if ratios else 1.0
         return f"{len(ratios)} layers on {len(x)} samples, held-out loss x {mean:.2f}"
+
+    def _cost(self, model: ir.Model) -> int:
+        """Multiply-accumulates of a descent that stops nowhere early: forward and two back."""
+        kernels = [weights(n.inputs[1]).size for n in model.graph if n.op_type in ("Conv", "Gemm")]
+        return 3 * self.iterations * _ROWS * sum(kernels)
 
     def _fit_readout(self, sweep: Any, node: ir.Node, target: Array) -> None:
         drive = drive_of(sweep, node)

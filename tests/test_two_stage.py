@@ -273,6 +273,8 @@ def test_what_takes_too_long_or_too_much_memory_is_left_out_and_said() -> None:
         return {p.name: p.changed for p in compiled.passes}
 
     assert notes("ternary", 17)["fine"] == "off: for at most 16 time steps"
+    many = notes("stage2-only", 4, fine_work=1e6)["fine"]
+    assert many == "off: the network has too many weights to learn in reasonable time"
     small = notes("stage2-only", 4, coarse_held=100, fine_held=100)
     large = "off: the network is too large to simulate 8 samples for so many steps"
     assert small["coarse"] == small["fine"] == large
