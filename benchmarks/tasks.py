@@ -34,7 +34,6 @@ ROWS: dict[str, tuple[str, dict[str, object]]] = {
         {"neurons.gamma": 5.0, "twin_synapse.allowance": "T/2"},
     ),
     "binary": ("binary", {}),
-    "stage2-only": ("stage2-only", {}),
     "stage2-only ternary": ("stage2-only", {"neurons.gamma_neg": 1.0}),
     "ternary": ("ternary", {}),
     "graded": ("graded", {}),

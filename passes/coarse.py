@@ -19,7 +19,7 @@ import onnx_ir as ir
 from passes.base import Context, tidy
 from passes.corrections import moved_potential
 from passes.rewiring import set_constant, v_init_of
-from passes.targets import TOO_LARGE, Target, chosen_samples, wanted
+from passes.targets import HELD, TOO_LARGE, Target, chosen_samples, wanted
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class Coarse:
     """Initial potentials per channel or neuron; None: off.
 
     target: the ANN with activations rounded to T levels, or the original one. samples: how many
-    to use; a quarter of them is held out. held: fewer, so that no value takes more numbers over
-    all steps (2 GiB). least: with fewer samples than these nothing is changed.
+    to use; a quarter of them is held out. least: with fewer than these nothing is changed.
     """
 
     name: ClassVar[str] = "coarse"
@@ -36,7 +35,6 @@ class Coarse:
     potential: Literal["channel", "neuron"] | None = None
     target: Target = "quantised"
     samples: int = 256
-    held: int = 1 << 29
     least: int = 32
 
     def run(self, model: ir.Model, context: Context) -> str:
@@ -47,7 +45,7 @@ class Coarse:
         if len(context.calibration) < self.least:
             return f"off: fewer than {self.least} samples"
         assert context.sweep is not None
-        x = chosen_samples(model, context, self.samples, context.timesteps, self.held)
+        x = chosen_samples(model, context, self.samples, context.timesteps, HELD)
         if not len(x):
             return TOO_LARGE
         truth = wanted(model, context, x, self.target)

@@ -1,7 +1,7 @@
 """Fine calibration: every layer learns to send, spike by spike, what it should (Wang et al. 2023).
 
-For every population in order, with the spikes that really reach it: weights, biases and initial
-potentials go down the gradient of
+For every population in order, with the spikes that really reach it (`predicted`: their counts):
+weights, biases and initial potentials go down the gradient of
 
     'kl'   KL(softmax(a) || softmax(r))   of the rates r against the target a (recognition)
     'mse'  mean (r - a)^2                 (regression, detection)
@@ -27,7 +27,7 @@ from passes.corrections import least_squares
 from passes.descent import Adam
 from passes.drive import Batch, Drive, drive_of
 from passes.rewiring import add_current, set_constant, theta_of, v_init_of
-from passes.targets import TOO_LARGE, Target, chosen_samples, wanted
+from passes.targets import HELD, TOO_LARGE, Target, chosen_samples, wanted
 from snncompiler.graph import Array, attribute, weights
 from snncompiler.ops import NEURONS
 
@@ -66,7 +66,7 @@ class Fine:
     longest: int | None = None
     work: float | None = None
     samples: int = 256
-    held: int = 1 << 29
+    held: int = HELD
     least: int = 32
 
     def run(self, model: ir.Model, context: Context) -> str:
@@ -137,15 +137,16 @@ class _Layer:
     drive: Drive
     target: Array
     seed: int
-    timesteps: int = field(init=False)
-    merged: int = field(init=False)
+    timesteps: int = field(init=False)  # that descent sees
+    merged: int = field(init=False)  # of the network, in each of them
     theta: Array = field(init=False)
     v: Array = field(init=False)
     places: int = field(init=False)
 
     def __post_init__(self) -> None:
-        node, timesteps = self.drive.node, self.drive.sweep.timesteps
-        self.timesteps, self.merged = (1, timesteps) if self.options.predicted else (timesteps, 1)
+        node, sweep = self.drive.node, self.drive.sweep
+        steps = sweep.timesteps
+        self.timesteps, self.merged = (1, steps) if sweep.predicted else (steps, 1)
         channels, self.places = self.target.shape[1], int(np.prod(self.target.shape[2:]))
         self.theta = (theta_of(node) / self.merged).astype(np.float32)
         self.target = self.target.reshape(len(self.target), channels, self.places)

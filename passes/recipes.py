@@ -48,8 +48,8 @@ RECIPES: dict[str, Recipe] = {
             "fine.loss": "mse",
             "fine.target": "original",
             "fine.longest": 16,
-            "fine.work": 1e13,
-            "fine.held": 268_435_456,
+            "fine.work": 1e13,  # four million weights
+            "fine.held": 268_435_456,  # 1 GiB
         },
     ),
     "graded": Recipe(
@@ -68,8 +68,8 @@ RECIPES: dict[str, Recipe] = {
             "fine.loss": "mse",
             "fine.target": "original",
             "fine.longest": 16,
-            "fine.work": 1e13,
-            "fine.held": 268_435_456,
+            "fine.work": 1e13,  # four million weights
+            "fine.held": 268_435_456,  # 1 GiB
         },
     ),
     "separated": Recipe(
@@ -87,7 +87,7 @@ RECIPES: dict[str, Recipe] = {
             "fine.target": "original",
             "fine.predicted": True,
             "fine.longest": 16,
-            "fine.work": 1e13,
+            "fine.work": 1e13,  # four million weights
             "separate.enabled": True,
         },
     ),

@@ -21,6 +21,8 @@ from snncompiler.ops import NEURONS
 from snncompiler.quantisers import insert
 
 Target = Literal["quantised", "original"]
+#: Numbers that one value may take over all steps of a simulation (2 GiB), unless said otherwise.
+HELD = 1 << 29
 #: Multiply-accumulates of a simulation. Fewer samples than these teach nothing.
 _WORK, _FEWEST = 4e12, 8
 TOO_LARGE = f"off: the network is too large to simulate {_FEWEST} samples for so many steps"

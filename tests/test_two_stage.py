@@ -192,7 +192,7 @@ def test_rows_of_matrices_are_the_currents_and_rates_of_the_network(
             return
         drive = drive_of(sweep, node)
         sent = sweep.activation(node)
-        learner = _Layer(Fine(loss="mse", predicted=predicted), drive, sent, 0)
+        learner = _Layer(Fine(loss="mse"), drive, sent, 0)
         samples = np.array([2, 0])
         places = rng(0).integers(0, learner.places, (2, 5))
         batch, target, v = learner._part(samples, places)
@@ -263,7 +263,7 @@ def test_with_few_samples_nothing_is_fitted() -> None:
     assert notes["coarse"] == notes["fine"] == "off: fewer than 32 samples"
 
 
-def test_what_takes_too_long_or_too_much_memory_is_left_out_and_said() -> None:
+def test_what_takes_too_long_or_too_much_memory_is_left_out_and_said(monkeypatch) -> None:
     model = networks.mlp(0)
     x = networks.sample_input(model, 40, 0)
 
@@ -275,7 +275,8 @@ def test_what_takes_too_long_or_too_much_memory_is_left_out_and_said() -> None:
     assert notes("ternary", 17)["fine"] == "off: for at most 16 time steps"
     many = notes("stage2-only", 4, fine_work=1e6)["fine"]
     assert many == "off: the network has too many weights to learn in reasonable time"
-    small = notes("stage2-only", 4, coarse_held=100, fine_held=100)
+    monkeypatch.setattr("passes.coarse.HELD", 100)
+    small = notes("stage2-only", 4, fine_held=100)
     large = "off: the network is too large to simulate 8 samples for so many steps"
     assert small["coarse"] == small["fine"] == large
 
