@@ -2,15 +2,18 @@
 
     python benchmarks/tasks.py models/yolo.onnx --rows channel-norm,burst,graded@16 --timesteps 64
 
-A row is NAME or NAME@T, compiled for T (else for the longest T) and run once for all T. Tables of
-other networks in the file stay; the table of this one is written again after every row.
+A row is NAME or NAME@T, compiled for T (else for the longest T) and run once for all T. What was
+measured is kept in a journal (benchmarks/tasks.jsonl), and the tables are written from all of it
+after every row: rows of one network on the same images make up one table.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from snncompiler.driver import compile_model
 from snncompiler.evaluation import Evaluation, evaluate
 from snncompiler.graph import shape
 from snncompiler.segmentation import VOID
-from snncompiler.tasks import Detection, Metrics, Segmentation, Task
+from snncompiler.tasks import Detection, Segmentation, Task
 
 #: Row -> recipe and options on top. Max pools are exact (MLIPool) in every row.
 ROWS: dict[str, tuple[str, dict[str, object]]] = {
@@ -38,8 +41,14 @@ ROWS: dict[str, tuple[str, dict[str, object]]] = {
     "ternary": ("ternary", {}),
     "graded": ("graded", {}),
 }
-SHOWN = {"detection": ("mAP50", "mAP"), "segmentation": ("mean_iou", "pixel_accuracy")}
+SHOWN: dict[str, tuple[str, ...]] = {
+    "detection": ("mAP50", "mAP"),
+    "segmentation": ("mean_iou", "pixel_accuracy"),
+}
 PAGE = ROOT / "docs" / "results.md"
+JOURNAL = ROOT / "benchmarks" / "tasks.jsonl"
+#: The shortest T that is shown.
+FIRST = 4
 
 
 def cells(split: str, n: int | None) -> tuple[Samples, list[Truth]]:
@@ -59,35 +68,77 @@ def streets(split: str, n: int | None) -> tuple[Samples, np.ndarray]:
     return Samples(np.ascontiguousarray(x, np.float32)[:n], None), y[:n]
 
 
-def row(name: str, at: dict[str, Metrics], steps: list[int], shown: str, energy: str) -> str:
+@dataclass(frozen=True)
+class Row:
+    """What one artifact reached on so many images; shares in [0, 1], or None, by metric.
+
+    name: NAME or NAME@T. ann: of the trained network. at: by T. timesteps: the longest T, of which
+    the energy ratio is told.
+    """
+
+    network: str
+    images: int
+    name: str
+    timesteps: int
+    energy: float
+    ann: dict[str, float | None]
+    at: dict[str, dict[str, float | None]]
+
+
+def row_of(network: str, name: str, result: Evaluation, shown: tuple[str, ...]) -> Row:
+    """What is kept of an evaluation."""
+    spent = ACCUMULATE * result.synaptic_operations["total"]
+    return Row(
+        network,
+        result.samples,
+        name,
+        result.timesteps,
+        spent / (MULTIPLY * result.ann_macs_per_sample),
+        {m: result.ann_metrics[m] for m in shown},
+        {t: {m: at[m] for m in shown} for t, at in result.metrics_at.items()},
+    )
+
+
+def read(journal: Path) -> dict[tuple[str, int, str], Row]:
+    """What has been measured; the last of the same kind counts."""
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    rows = [Row(**json.loads(line)) for line in lines]
+    return {(row.network, row.images, row.name): row for row in rows}
+
+
+def line(name: str, cells: list[float | None], energy: str) -> str:
     """One line of the table."""
-    found = [f"{100 * (at[str(t)][shown] or 0):.2f}" if str(t) in at else "" for t in steps]
+    found = ["" if c is None else f"{100 * c:.2f}" for c in cells]
     return f"| {name} | " + " | ".join([*found, energy]) + " |"
 
 
-def table(
-    title: str, task: str, rows: dict[str, Evaluation], steps: list[int], ann: Metrics
-) -> str:
-    """The Markdown section of one network."""
-    parts = [f"### {title}\n"]
-    for shown in SHOWN[task]:
+def table(rows: list[Row]) -> str:
+    """The Markdown section of one network on the same images."""
+    kinds = list(ROWS)
+    rows = sorted(rows, key=lambda r: (kinds.index(r.name.partition("@")[0]), r.timesteps))
+    steps = sorted({int(t) for r in rows for t in r.at if int(t) >= FIRST})
+    parts = [f"### `{rows[0].network}`, {rows[0].images} test images\n"]
+    for shown, ann in rows[0].ann.items():
         parts.append(f"{shown} in %\n\n| row | " + " | ".join(f"T = {t}" for t in steps))
         parts[-1] += " | energy ratio |\n|---|" + "---|" * (len(steps) + 1)
-        parts.append(row("ANN", {str(t): ann for t in steps}, steps, shown, "1"))
-        for name, result in rows.items():
-            spent = ACCUMULATE * result.synaptic_operations["total"]
-            ratio = spent / (MULTIPLY * result.ann_macs_per_sample)
-            energy = f"{ratio:.2f} (T = {result.timesteps})"
-            parts.append(row(f"`{name}`", result.metrics_at, steps, shown, energy))
+        parts.append(line("ANN", [ann] * len(steps), "1"))
+        for r in rows:
+            cells = [r.at[str(t)][shown] if str(t) in r.at else None for t in steps]
+            parts.append(line(f"`{r.name}`", cells, f"{r.energy:.2f} (T = {r.timesteps})"))
         parts.append("")
     return "\n".join(parts)
 
 
-def write(section: str, title: str) -> None:
-    """Put a section into the page, in place of the one with the same title."""
-    page = PAGE.read_text()
-    kept = re.sub(rf"### {re.escape(title)}\n.*?(?=\n### |\n## |\Z)", "", page, flags=re.DOTALL)
-    PAGE.write_text(kept.rstrip() + "\n\n" + section.rstrip() + "\n")
+def write(rows: list[Row]) -> None:
+    """Put the tables at the end of the page, in place of those that are there."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for r in rows:
+        groups.setdefault((r.network, r.images), []).append(r)
+    text = re.sub(r"### `[^`]+`, \d+ test images\n.*?(?=\n### |\n## |\Z)", "", PAGE.read_text(),
+                  flags=re.DOTALL)  # fmt: skip
+    PAGE.write_text(
+        "\n\n".join([text.rstrip(), *(table(g).rstrip() for g in groups.values())]) + "\n"
+    )
 
 
 def main() -> None:
@@ -106,10 +157,7 @@ def main() -> None:
     else:
         fit, _ = streets("train", given.calibration)
         test, maps = streets("test", given.samples)
-    steps = [t for t in (4, 8, 16, 32, 64, 128, 256) if t <= given.timesteps]
-    title = f"`{given.model.name}`, {len(test.x)} test images"
-    rows: dict[str, Evaluation] = {}
-    for name in given.rows.split(","):
+    for name in filter(None, given.rows.split(",")):
         started = time.perf_counter()
         kind, _, at = name.partition("@")
         recipe, options = ROWS[kind]
@@ -126,12 +174,14 @@ def main() -> None:
             task.labels = truth
         else:
             task = Segmentation.of(outputs, maps)
-        rows[name] = evaluate(
-            artifact.model, test, timesteps=longest, task=task, reference=given.model
-        )
-        write(table(title, task.name, rows, steps, rows[name].ann_metrics), title)
+        result = evaluate(artifact.model, test, timesteps=longest, task=task, reference=given.model)
+        found = row_of(given.model.name, name, result, SHOWN[task.name])
+        with JOURNAL.open("a") as journal:
+            print(json.dumps(asdict(found)), file=journal)
+        write(list(read(JOURNAL).values()))
         spent = time.perf_counter() - started
-        print(f"{name}: {spent:.0f} s, {rows[name].metrics_at[str(longest)]}", flush=True)
+        print(f"{name}: {spent:.0f} s, {result.metrics_at[str(longest)]}", flush=True)
+    write(list(read(JOURNAL).values()))
 
 
 if __name__ == "__main__":
