@@ -36,6 +36,8 @@ from snncompiler.ops import NEURONS
 _ROWS, _HELD_ROWS = 4096, 16384
 #: Samples of one step of descent. Steps between two looks.
 _SAMPLES, _EVERY = 16, 20
+#: Samples for which the number of steps is told; more teach more, before they are known by heart.
+_USUAL = 256
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,15 @@ class Fine:
     """Descent layer by layer; loss None: off.
 
     target: the ANN with activations rounded to T levels, or the original one. iterations: steps of
-    Adam per layer. patience: so many looks without gain end a layer. rate: size of a step as a
-    share of the weights' root mean square and, for potentials, of the threshold. alpha: width of
-    the surrogate in thresholds. ridge: how dear a change of the readout is. predicted: learn what
-    neurons send in the end if all of their current comes at once, instead of a simulation; exact
-    for layers that take turns. longest: beyond so many time steps, do nothing. work: nor if descent
-    might cost more multiply-accumulates than that. None: always learn. samples: how many to use; a
-    quarter of them is held out. held: fewer, so that no value takes more numbers over all steps.
-    least: with fewer samples than these nothing is changed.
+    Adam per layer; with more than 256 samples as many more as the root of their number grows.
+    patience: so many looks without gain end a layer. rate: size of a step as a share of the
+    weights' root mean square and, for potentials, of the threshold. alpha: width of the surrogate
+    in thresholds. ridge: how dear a change of the readout is. predicted: learn what neurons send in
+    the end if all of their current comes at once, instead of a simulation; exact for layers that
+    take turns. longest: beyond so many time steps, do nothing. work: nor if descent might cost more
+    multiply-accumulates than that. None: always learn. samples: how many to use; a quarter of them
+    is held out. held: fewer, so that no value takes more numbers over all steps. least: with fewer
+    samples than these nothing is changed.
     """
 
     name: ClassVar[str] = "fine"
@@ -104,7 +107,7 @@ class Fine:
         return f"{len(ratios)} layers on {len(x)} samples, held-out loss x {mean:.2f}"
 
     def _cost(self, model: ir.Model) -> int:
-        """Multiply-accumulates of a descent that stops nowhere early: forward and two back."""
+        """Multiply-accumulates of a descent on the usual samples: forward and two back."""
         kernels = [weights(n.inputs[1]).size for n in model.graph if n.op_type in ("Conv", "Gemm")]
         return 3 * self.iterations * _ROWS * sum(kernels)
 
@@ -164,17 +167,18 @@ class _Layer:
         start = [*(s.w for s in drive.synapses), zeros, zeros]
         sizes = [options.rate * float(np.sqrt(np.square(s.w).mean())) for s in drive.synapses]
         level = options.rate * self.theta
-        adam = Adam(start, [*sizes, level / timesteps, level], options.iterations)
+        steps = round(options.iterations * max(1.0, len(self.target) / _USUAL) ** 0.5)
+        adam = Adam(start, [*sizes, level / timesteps, level], steps)
         cut = len(self.target) * 3 // 4
         others = np.arange(cut, len(self.target))
         held = list(self._parts(*self._rows(rng, others, _HELD_ROWS // timesteps)))
         least = before = self._loss(held, start)
         best, worse = start, 0
-        for i in range(1, options.iterations + 1):
+        for i in range(1, steps + 1):
             chosen = rng.choice(cut, min(_SAMPLES, cut), replace=False)
             part = self._part(*self._rows(rng, chosen, _ROWS // timesteps))
             adam.step(self._gradients(*part, adam.parameters))
-            if i % _EVERY and i != options.iterations:
+            if i % _EVERY and i != steps:
                 continue
             loss = self._loss(held, adam.parameters)
             worse = 0 if loss < least else worse + 1

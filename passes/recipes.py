@@ -82,10 +82,11 @@ RECIPES: dict[str, Recipe] = {
             "search.rounds": 2,
             "calibrate.weights": "least_squares",
             "calibrate.predicted": True,
-            "calibrate.samples": 256,
+            "calibrate.samples": 3072,  # no simulation is needed: the more, the better
             "fine.loss": "mse",
             "fine.target": "original",
             "fine.predicted": True,
+            "fine.samples": 3072,
             "fine.longest": 16,
             "fine.work": 1e13,  # four million weights
             "separate.enabled": True,
