@@ -106,6 +106,14 @@ class Fine:
         mean = float(np.exp(np.mean(np.log(np.maximum(ratios, 1e-9))))) if ratios else 1.0
         return f"{len(ratios)} layers on {len(x)} samples, held-out loss x {mean:.2f}"
 
+    def steps(self, samples: int) -> int:
+        """Steps of descent per layer on so many samples.
+
+        >>> Fine().steps(64), Fine().steps(1024)
+        (200, 400)
+        """
+        return round(self.iterations * max(1.0, samples / _USUAL) ** 0.5)
+
     def _cost(self, model: ir.Model) -> int:
         """Multiply-accumulates of a descent on the usual samples: forward and two back."""
         kernels = [weights(n.inputs[1]).size for n in model.graph if n.op_type in ("Conv", "Gemm")]
@@ -167,7 +175,7 @@ class _Layer:
         start = [*(s.w for s in drive.synapses), zeros, zeros]
         sizes = [options.rate * float(np.sqrt(np.square(s.w).mean())) for s in drive.synapses]
         level = options.rate * self.theta
-        steps = round(options.iterations * max(1.0, len(self.target) / _USUAL) ** 0.5)
+        steps = options.steps(len(self.target))
         adam = Adam(start, [*sizes, level / timesteps, level], steps)
         cut = len(self.target) * 3 // 4
         others = np.arange(cut, len(self.target))

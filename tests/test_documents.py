@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 from pathlib import Path
 
@@ -16,6 +18,10 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CODE = [p for name in ("snncompiler", "passes", "backends") for p in (ROOT / name).rglob("*.py")]
+EXAMPLES = sorted(
+    ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in CODE if ">>> " in p.read_text()
+)
 named = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 
 
@@ -63,3 +69,10 @@ def test_the_targets_of_contributing_are_those_of_make():
     made = set(re.findall(r"^([a-z]+):.* ## ", (ROOT / "Makefile").read_text(), re.M))
     told = set(re.findall(r"`make ([a-z]+)`", CONTRIBUTING.partition("## ")[0]))
     assert told == made | {"help"}
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_examples_in_docstrings_hold(module: str):
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted
+    assert not found.failed

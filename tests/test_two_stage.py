@@ -263,6 +263,15 @@ def test_with_few_samples_nothing_is_fitted() -> None:
     assert notes["coarse"] == notes["fine"] == "off: fewer than 32 samples"
 
 
+def test_layers_that_take_turns_learn_from_all_samples() -> None:
+    model = networks.mlp(0)
+    x = networks.sample_input(model, 300, 0)
+    compiled = compile_model(model, x, recipe="separated", timesteps=4, options=FAST)
+    notes = {p.name: p.changed for p in compiled.passes}
+    assert "on 300 samples" in notes["calibrate"]
+    assert "on 300 samples" in notes["fine"]
+
+
 def test_what_takes_too_long_or_too_much_memory_is_left_out_and_said(monkeypatch) -> None:
     model = networks.mlp(0)
     x = networks.sample_input(model, 40, 0)
