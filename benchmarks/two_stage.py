@@ -27,8 +27,8 @@ from snncompiler.finetune.schedule import Schedule
 from snncompiler.finetuning import finetune
 from snncompiler.metrics import top1
 
-#: Stage I: training images, learning rate, passes over the images (more at a few T).
-TRAIN, RATE, EPOCHS, MORE = 50_000, 0.005, 2, {("cifar10_vgg.onnx", 4): 5}
+#: Stage I: training images, passes over them, learning rate.
+TRAIN, EPOCHS, RATE = 50_000, 2, 0.005
 PLAIN: dict[str, object] = {"coarse.potential": None, "fine.loss": None}
 #: row: (fine-tuned?, recipe, options)
 ROWS: dict[str, tuple[bool, str, dict[str, object]]] = {
@@ -94,14 +94,13 @@ def section(own: list[Cell]) -> str:
 
 def page(cells: list[Cell]) -> str:
     """All of it."""
-    more = ", ".join(f"{n} on `{network}` at T = {t}" for (network, t), n in MORE.items())
     about = (
-        f"Stage I: `snnc finetune --distill`, {EPOCHS} epochs ({more}) on {TRAIN:,} training "
-        f"images, shifted and mirrored, rate {RATE:g}, noise 0.1 up to T = 4 and none beyond (as "
-        "Wang et al. 2023), products in bfloat16; distillation was preferred to labels by the test "
-        "images of `cifar10_vgg` at T = 4. Stage II: 256 training images; what `stage2-only` does, "
-        "and `two-stage` on the fine-tuned network. Baseline: least-squares thresholds, half a "
-        "threshold to begin with. Binary neurons but where said. Written by "
+        f"Stage I: `snnc finetune --distill`, {EPOCHS} epochs on {TRAIN:,} training images, "
+        f"shifted and mirrored, rate {RATE:g}, noise 0.1 up to T = 4 and none beyond (as Wang et "
+        "al. 2023), products in bfloat16; distillation was preferred to labels by the test images "
+        "of `cifar10_vgg` at T = 4. Stage II: 256 training images; what "
+        "`stage2-only` does, and `two-stage` on the fine-tuned network. Baseline: least-squares "
+        "thresholds, half a threshold to begin with. Binary neurons but where said. Written by "
         "`benchmarks/two_stage.py`.\n"
     )
     groups: dict[tuple[str, int], list[Cell]] = {}
@@ -152,7 +151,7 @@ def main() -> None:
         if not tuned.exists():
             schedule = Schedule(
                 timesteps=t,
-                epochs=MORE.get((network, t), EPOCHS),
+                epochs=EPOCHS,
                 rate=RATE,
                 noise=0.1 if t <= 4 else 0.0,
                 distill=True,
