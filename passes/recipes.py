@@ -184,10 +184,8 @@ RECIPES: dict[str, Recipe] = {
             "neurons.v_init": 0.5,
             "coarse.potential": "channel",
             "coarse.target": "original",
-            "coarse.samples": 1024,
             "fine.loss": "mse",
             "fine.target": "original",
-            "fine.samples": 1024,
         },
     ),
     "two-stage": Recipe(
@@ -198,11 +196,9 @@ RECIPES: dict[str, Recipe] = {
             "thresholds.method": "mmse",
             "neurons.v_init": 0.5,
             "coarse.potential": "channel",
-            "coarse.samples": 1024,
             # Wang et al. take the divergence ("kl") for recognition; measured, neither is better
             # throughout, and this one is for every task.
             "fine.loss": "mse",
-            "fine.samples": 1024,
         },
     ),
     "fast-inference": Recipe(
