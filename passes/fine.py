@@ -112,7 +112,7 @@ class Fine:
         >>> Fine().steps(64), Fine().steps(1024)
         (200, 400)
         """
-        return round(self.iterations * max(1.0, samples / _USUAL) ** 0.5)
+        return round(self.iterations * float(np.sqrt(max(1.0, samples / _USUAL))))
 
     def _cost(self, model: ir.Model) -> int:
         """Multiply-accumulates of a descent on the usual samples: forward and two back."""
