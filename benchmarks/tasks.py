@@ -144,7 +144,7 @@ def write(rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", type=Path, help="trained network; beside it the decoding JSON")
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", default=",".join(ROWS), help="'': just write the page")
     parser.add_argument("--timesteps", type=int, default=256, help="the longest T")
     parser.add_argument("--own", action="store_true", help="run NAME@T no longer than T")
     parser.add_argument("--samples", type=int, default=None, help="test images; default: all")
