@@ -38,14 +38,14 @@ from passes.rewiring import (
     theta_of,
     v_init_of,
 )
-from snncompiler.ann import run as run_ann
+from passes.targets import Truth
 from snncompiler.graph import CLIP, Array, attribute, constant, shape, weights
 from snncompiler.metrics import macs
 from snncompiler.ops import NEURONS
 
 #: Numbers that one value may hold over all steps: what bounds the samples of a simulation. Half the
-#: T, four times as many: the fewer steps there are, the more is to be gained.
-_BUDGET, _LONG = 9 << 21, 32
+#: T, four times as many, for the fewer steps there are, the more is to be gained; 1 GiB at most.
+_BUDGET, _LONG, _MOST = 9 << 21, 32, 1 << 28
 #: Multiply-accumulates that a simulation may cost; a larger network's layers are predicted.
 _WORK = 2e11
 #: Steps to simulate at most.
@@ -87,17 +87,17 @@ class Calibrate:
         assert context.ann is not None
         layers = [n for n in model.graph if n.op_type in NEURONS]
         readers = [n for n in model.graph if n.op_type == "Readout"]
-        names = [str(v.name) for n in layers for v in (n.inputs[0], n.outputs[0]) if v]
-        known = {str(v.name) for n in context.ann.graph for v in n.outputs}
         largest = max(int(np.prod(shape(n.outputs[0]))) for n in model.graph)
         steps = min(context.timesteps, _STEPS)
         predicted = self.predicted or macs(context.ann) * steps * self.least > _WORK
         steps = context.timesteps if predicted else steps
         held = largest * (1 if predicted else steps)
-        budget = _BUDGET * max(1, _LONG // context.timesteps) ** 2
+        budget = min(_BUDGET * max(1, _LONG // context.timesteps) ** 2, _MOST)
         most = min(self.samples, max(8, budget // held))
         x = context.calibration[choice(context.calibration, most)]
-        truth = run_ann(context.ann, x, [n for n in names if n in known])
+        names = [v.name for n in layers for v in (n.inputs[0], n.outputs[0]) if v is not None]
+        names += [n.outputs[0].name for n in readers]
+        truth = Truth(context.ann, x, map(str, names))
         job = _Job(self, context, truth, max(1, len(x) * 3 // 4), steps)
         done = 0
 
@@ -141,7 +141,7 @@ class _Job:
 
     options: Calibrate
     context: Context
-    truth: dict[str, Array]
+    truth: Truth
     fit: int
     timesteps: int
     kept: dict[str, list[float]] = field(default_factory=dict)

@@ -7,6 +7,8 @@ a network of neurons without residual error would compute.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -25,7 +27,51 @@ Target = Literal["quantised", "original"]
 HELD = 1 << 29
 #: Multiply-accumulates of a simulation. Fewer samples than these teach nothing.
 _WORK, _FEWEST = 4e12, 8
+#: Numbers of a trained network's values that are kept at a time (1 GiB).
+_KEPT = 1 << 28
 TOO_LARGE = f"off: the network is too large to simulate {_FEWEST} samples for so many steps"
+
+
+@dataclass
+class Truth:
+    """Inner values of a trained network on samples x; all of them at once may not fit into memory.
+
+    names: which, in the order in which they will be asked for; those that the network does not
+    have are left out. As many in a row as fit are computed together, and forgotten for the next.
+    """
+
+    ann: ir.Model
+    x: Array
+    names: Iterable[str]
+    _groups: dict[str, list[str]] = field(init=False, default_factory=dict)
+    _kept: dict[str, Array] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        values = {str(v.name): v for n in self.ann.graph for v in n.outputs}
+        group: list[str] = []
+        room = 0
+        for name in dict.fromkeys(self.names):
+            if name not in values:
+                continue
+            size = len(self.x) * int(np.prod(shape(values[name])))
+            if size > room:
+                group, room = [], _KEPT
+            room -= size
+            group.append(name)
+            self._groups[name] = group
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def get(self, name: str) -> Array | None:
+        """The value [N, ...], None if the network has none of this name."""
+        if name not in self._groups:
+            return None
+        if name not in self._kept:
+            self._kept = {}
+            found = run(self.ann, self.x, self._groups[name])
+            self._kept = {n: found[n] for n in self._groups[name]}
+        return self._kept[name]
 
 
 def chosen_samples(model: ir.Model, context: Context, samples: int, steps: int, held: int) -> Array:
@@ -41,11 +87,11 @@ def chosen_samples(model: ir.Model, context: Context, samples: int, steps: int, 
     return context.calibration[choice(context.calibration, min(samples, int(affordable)))]
 
 
-def wanted(model: ir.Model, context: Context, x: Array, kind: Target) -> dict[str, Array]:
+def wanted(model: ir.Model, context: Context, x: Array, kind: Target) -> Truth:
     """Target activations of all populations and outputs, by the names of their values."""
     assert context.ann is not None
     neurons = [n for n in model.graph if n.op_type in NEURONS]
-    names = [str(n.outputs[0].name) for n in neurons]
+    readouts = [n for n in model.graph if n.op_type == "Readout"]
     ann = context.ann
     if kind == "quantised":
         ann = ann.clone()
@@ -53,5 +99,4 @@ def wanted(model: ir.Model, context: Context, x: Array, kind: Target) -> dict[st
             same = [n for n in neurons if attribute(n, "gamma") == gamma]
             thresholds = {str(n.outputs[0].name): theta_of(n) for n in same}
             insert(ann, thresholds, context.timesteps, gamma)
-    known = {str(v.name) for n in ann.graph for v in n.outputs}
-    return run(ann, x, [name for name in names if name in known])
+    return Truth(ann, x, [str(n.outputs[0].name) for n in (*neurons, *readouts)])

@@ -115,7 +115,8 @@ def run(
 ) -> dict[str, Array]:
     """All outputs, and the inner values named, on all samples."""
     parts = list(stream(model, x, outputs, batch))
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    # What has been joined is dropped at once: memory holds all values once, and one of them twice.
+    return {name: np.concatenate([p.pop(name) for p in parts]) for name in list(parts[0])}
 
 
 def stream(

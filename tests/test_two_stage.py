@@ -15,6 +15,8 @@ from passes.drive import drive_of
 from passes.fine import Fine, _Layer
 from passes.options import configure
 from passes.rewiring import theta_of
+from passes.targets import Truth
+from snncompiler.ann import run
 from snncompiler.driver import compile_model, import_network
 from snncompiler.graph import attribute
 from snncompiler.ops import NEURONS
@@ -288,6 +290,22 @@ def test_what_takes_too_long_or_too_much_memory_is_left_out_and_said(monkeypatch
     small = notes("stage2-only", 4, fine_held=100)
     large = "off: the network is too large to simulate 8 samples for so many steps"
     assert small["coarse"] == small["fine"] == large
+
+
+@pytest.mark.parametrize("kept", [1, 1 << 20])
+def test_targets_are_the_same_however_many_fit_into_memory(monkeypatch, kept: int) -> None:
+    monkeypatch.setattr("passes.targets._KEPT", kept)
+    source = networks.residual()
+    network, x = import_network(source), networks.sample_input(source, 12)
+    names = [str(v.name) for n in network.model.graph for v in n.outputs]
+    known = run(network.model, x, names)
+    truth = Truth(network.model, x, ["nowhere", *names, names[0]])
+    assert len(truth) == len(names) > 3
+    assert truth.get("nowhere") is None
+    for name in (*names, names[0]):
+        found = truth.get(name)
+        np.testing.assert_array_equal(found, known[name])
+        assert len(truth._kept) == (1 if kept == 1 else len(names))
 
 
 def test_ternary_and_graded_neurons_learn_too() -> None:
