@@ -158,7 +158,9 @@ class Sweep:
     def activation(self, neuron: ir.Node) -> Array:
         """What a neuron sends on average per step, with its present parameters, [N, ...]."""
         if self.predicted:
-            return self.respond(neuron) / self.timesteps
+            sent = self.respond(neuron)
+            sent /= self.timesteps
+            return sent
         train = self._train(neuron, self.values[neuron.inputs[0]])
         mean: Array = train.reshape(self.timesteps, -1, *train.shape[1:]).mean(0)
         return mean
@@ -252,11 +254,14 @@ class Sweep:
         if node.op_type == "LeakyIF":
             alpha = np.asarray(attribute(node, "alpha"), np.float32).astype(self.dtype)
             slope = per_channel(alpha, rank(node.outputs[0])).astype(self.dtype)
-            count = np.clip(np.floor(ops.leaky(x, slope) / theta + 0.5), -top, top)
+            count: Array = np.clip(np.floor(ops.leaky(x, slope) / theta + 0.5), -top, top)
         else:
-            v = initial_state(node, x)[0].astype(self.dtype)
-            count = np.clip(np.floor((x + v) / theta), 0, top)
-        self.capped += int((np.abs(count) >= top).sum())
+            # In place: on thousands of samples every copy is a gigabyte.
+            count = x + initial_state(node, x[:1])[0].astype(self.dtype)
+            count /= theta
+            np.floor(count, out=count)
+            np.clip(count, 0, top, out=count)
+        self.capped += int((count >= top).sum()) + int((count <= -top).sum())
         self.fired += count.size
-        sent: Array = theta * count
-        return sent
+        count *= theta
+        return count

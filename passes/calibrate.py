@@ -95,7 +95,7 @@ class Calibrate:
         budget = min(_BUDGET * max(1, _LONG // context.timesteps) ** 2, _MOST)
         most = min(self.samples, max(8, budget // held))
         x = context.calibration[choice(context.calibration, most)]
-        names = [v.name for n in layers for v in (n.inputs[0], n.outputs[0]) if v is not None]
+        names = [v.name for n in layers for v in (n.outputs[0], n.inputs[0]) if v is not None]
         names += [n.outputs[0].name for n in readers]
         truth = Truth(context.ann, x, map(str, names))
         job = _Job(self, context, truth, max(1, len(x) * 3 // 4), steps)

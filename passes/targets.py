@@ -7,12 +7,13 @@ a network of neurons without residual error would compute.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from passes.base import Context
 from passes.rewiring import choice, theta_of
@@ -69,9 +70,18 @@ class Truth:
             return None
         if name not in self._kept:
             self._kept = {}
-            found = run(self.ann, self.x, self._groups[name])
-            self._kept = {n: found[n] for n in self._groups[name]}
+            self._kept = run(_upto(self.ann, self._groups[name]), self.x)
         return self._kept[name]
+
+
+def _upto(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy of the network up to these values, which are its outputs."""
+    copy = model.clone()
+    values = {str(v.name): v for n in copy.graph for v in n.outputs}
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(values[name] for name in names)
+    common.RemoveUnusedNodesPass()(copy)
+    return copy
 
 
 def chosen_samples(model: ir.Model, context: Context, samples: int, steps: int, held: int) -> Array:
