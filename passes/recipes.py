@@ -89,6 +89,7 @@ RECIPES: dict[str, Recipe] = {
             "fine.samples": 3072,
             "fine.longest": 16,
             "fine.work": 1e13,  # four million weights
+            "fine.held": 268_435_456,  # 1 GiB
             "separate.enabled": True,
         },
     ),
