@@ -62,6 +62,7 @@ PAPERS = {
 IMAGES = 10_000
 #: Of those, where only some are run: these first ones.
 PART = 1_000
+_STARRED = f"\nWith a star: the first {PART:,} test images alone, but where said.\n"
 #: Images on which spikes before the last step are counted.
 COUNTED = 500
 
@@ -195,8 +196,9 @@ def report(rows: Rows, head: str) -> str:
     """The whole page."""
     steps = sorted({t for cells in rows.values() for t in cells})
     percent = {name: {t: c.in_percent() for t, c in cells.items()} for name, cells in rows.items()}
+    partly = any(c.images < IMAGES for cells in rows.values() for c in cells.values())
     parts = [
-        head,
+        head + (_STARRED if partly else ""),
         table("Accuracy in % (relative loss in %)", percent, steps,
               "{c.accuracy:.2f} ({c.loss:.2f})"),
         table("Logit error: squared error / variance", percent, steps, "{c.error:.4f}"),
@@ -247,10 +249,9 @@ def main() -> None:
     head = f"""# Results
 
 Network: `{model.name}` (8 spiking layers, 175,360 neurons, four max pools). {IMAGES:,} CIFAR-10
-test images, on which the ANN has {100 * accuracy:.2f} %; with a star: the first {PART:,} alone,
-but where said. One standard error of an accuracy on all is {deviation:.2f} points (less between
-rows, which share the images). Calibrated on {len(fit.x)} training images. Written by
-`benchmarks/results.py`.
+test images, on which the ANN has {100 * accuracy:.2f} %. One standard error of an accuracy is
+{deviation:.2f} points (less between rows, which share the images). Calibrated on {len(fit.x)}
+training images. Written by `benchmarks/results.py`.
 
 A recipe that depends on T is compiled for each T; `NAME@8` is one artifact compiled for T = 8. For
 `separated`, T is the window. Spikes and operations at a T shorter than the longest that an artifact
