@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from backends.event.vectors import sum_of_rows
+from backends.event.vectors import maxima_of_windows, sum_of_rows
 
 _INDEX = ir.IntType(64)
 _NUMBER = ir.IntType(32)
@@ -93,28 +93,13 @@ def rise_bits(_context, out, at, totals, base, top, here, taps, begin, end, chan
     signature = types.void(out, index, totals, index, top, index, taps, index, index, index)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        result, source, before, places = (
-            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4, 6)
-        )
-        vector = ir.VectorType(source.type.pointee, 16)
-        largest = cgutils.alloca_once(b, vector)
+        data = {i: context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4, 6)}
 
-        def seen(r: Any, j: Any) -> Any:
-            q = b.sext(b.load(b.gep(places, [r])), _INDEX)
-            start = b.add(args[3], b.add(b.mul(q, args[9]), j))
-            return b.load(b.bitcast(b.gep(source, [start]), vector.as_pointer()), align=1)
+        def write(i: Any, largest: Any, before: Any) -> None:
+            word = b.bitcast(b.icmp_signed(">", largest, before), _SHORT)
+            b.store(word, b.gep(data[0], [b.add(args[1], i)]), align=2)
 
-        with cgutils.for_range(b, b.sdiv(args[9], _const(16)), intp=_INDEX) as loop:
-            j = b.mul(loop.index, _const(16))
-            b.store(seen(args[7], j), largest)
-            with cgutils.for_range(b, args[8], b.add(args[7], _const(1)), intp=_INDEX) as window:
-                x, y = seen(window.index, j), b.load(largest)
-                b.store(b.select(b.icmp_signed(">", x, y), x, y), largest)
-            place = b.bitcast(b.gep(before, [b.add(args[5], j)]), vector.as_pointer())
-            rises = b.icmp_signed(">", b.load(largest), b.load(place, align=1))
-            b.store(b.load(largest), place, align=1)
-            word = b.bitcast(rises, _SHORT)
-            b.store(word, b.gep(result, [b.add(args[1], loop.index)]), align=2)
+        maxima_of_windows(b, data, args, write)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -6,6 +6,7 @@ and every length is a version of its own, which Numba can keep on disk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -252,32 +253,44 @@ def pool_windows(_context, out, at, totals, base, top, here, taps, begin, end, c
     signature = types.void(out, index, totals, index, top, index, taps, index, index, index)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        result, source, before, places = (
-            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4, 6)
-        )
-        kind, small = source.type.pointee, result.type.pointee
-        vector = ir.VectorType(kind, 16)
-        largest = cgutils.alloca_once(b, vector)
+        data = {i: context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4, 6)}
+        kind, small = data[2].type.pointee, data[0].type.pointee
 
-        def seen(r: Any, j: Any) -> Any:
-            q = b.sext(b.load(b.gep(places, [r])), _INDEX)
-            start = b.add(args[3], b.add(b.mul(q, args[9]), j))
-            return b.load(_from(b, source, start, kind), align=1)
-
-        with cgutils.for_range(b, b.sdiv(args[9], _const(16)), intp=_INDEX) as loop:
-            j = b.mul(loop.index, _const(16))
-            b.store(seen(args[7], j), largest)
-            with cgutils.for_range(b, args[8], b.add(args[7], _const(1)), intp=_INDEX) as window:
-                x, y = seen(window.index, j), b.load(largest)
-                b.store(b.select(b.icmp_signed(">", x, y), x, y), largest)
-            place = _from(b, before, b.add(args[5], j), kind)
-            rise = b.sub(b.load(largest), b.load(place, align=1))
-            b.store(b.load(largest), place, align=1)
+        def write(i: Any, largest: Any, before: Any) -> None:
+            rise = b.sub(largest, before)
             rise = rise if small == kind else _resized_vector(b, rise, small)
-            b.store(rise, _from(b, result, b.add(args[1], j), small), align=1)
+            place = b.add(args[1], b.mul(i, _const(16)))
+            b.store(rise, _from(b, data[0], place, small), align=1)
+
+        maxima_of_windows(b, data, args, write)
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+def maxima_of_windows(b: Any, data: dict[int, Any], args: Any, write: Callable[..., None]) -> None:
+    """Emit what `pool_windows` tells but for the output: write(i, M, top) for 16 channels each.
+
+    data: pointers, by the number of the argument.
+    """
+    source, before, places = data[2], data[4], data[6]
+    kind = source.type.pointee
+    largest = cgutils.alloca_once(b, ir.VectorType(kind, 16))
+
+    def seen(r: Any, j: Any) -> Any:
+        q = b.sext(b.load(b.gep(places, [r])), _INDEX)
+        start = b.add(args[3], b.add(b.mul(q, args[9]), j))
+        return b.load(_from(b, source, start, kind), align=1)
+
+    with cgutils.for_range(b, b.sdiv(args[9], _const(16)), intp=_INDEX) as loop:
+        j = b.mul(loop.index, _const(16))
+        b.store(seen(args[7], j), largest)
+        with cgutils.for_range(b, args[8], b.add(args[7], _const(1)), intp=_INDEX) as window:
+            x, y = seen(window.index, j), b.load(largest)
+            b.store(b.select(b.icmp_signed(">", x, y), x, y), largest)
+        place = _from(b, before, b.add(args[5], j), kind)
+        write(loop.index, b.load(largest), b.load(place, align=1))
+        b.store(b.load(largest), place, align=1)
 
 
 @intrinsic
