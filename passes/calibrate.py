@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -95,9 +96,9 @@ class Calibrate:
         budget = min(_BUDGET * max(1, _LONG // context.timesteps) ** 2, _MOST)
         most = min(self.samples, max(8, budget // held))
         x = context.calibration[choice(context.calibration, most)]
-        names = [v.name for n in layers for v in (n.outputs[0], n.inputs[0]) if v is not None]
-        names += [n.outputs[0].name for n in readers]
-        truth = Truth(context.ann, x, map(str, names))
+        asked = [(n.outputs[0], n.inputs[0]) if self.weights else n.outputs[:1] for n in layers]
+        values = [*chain.from_iterable(asked), *(n.outputs[0] for n in readers)]
+        truth = Truth(context.ann, x, [str(v.name) for v in values if v is not None])
         job = _Job(self, context, truth, max(1, len(x) * 3 // 4), steps)
         done = 0
 
