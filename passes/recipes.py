@@ -23,16 +23,6 @@ class Recipe:
     options: Mapping[str, object]
 
 
-#: The end of our own recipes: every layer learns what to send, if that takes neither too long nor
-#: too much memory.
-_FINE: dict[str, object] = {
-    "fine.loss": "mse",
-    "fine.target": "original",
-    "fine.longest": 16,
-    "fine.work": 1e13,  # four million weights
-    "fine.held": 268_435_456,  # 1 GiB
-}
-
 RECIPES: dict[str, Recipe] = {
     "binary": Recipe(
         "thresholds, weights and potentials calibrated layer by layer for T: the default",
@@ -55,7 +45,11 @@ RECIPES: dict[str, Recipe] = {
             "neurons.gamma_neg": 1.0,
             "search.rounds": 2,
             "calibrate.weights": "least_squares",
-            **_FINE,
+            "fine.loss": "mse",
+            "fine.target": "original",
+            "fine.longest": 16,
+            "fine.work": 1e13,  # four million weights
+            "fine.held": 268_435_456,  # 1 GiB
         },
     ),
     "graded": Recipe(
@@ -71,7 +65,11 @@ RECIPES: dict[str, Recipe] = {
             "calibrate.weights": "least_squares",
             "calibrate.predicted": True,
             "calibrate.samples": 256,
-            **_FINE,
+            "fine.loss": "mse",
+            "fine.target": "original",
+            "fine.longest": 16,
+            "fine.work": 1e13,  # four million weights
+            "fine.held": 268_435_456,  # 1 GiB
         },
     ),
     "separated": Recipe(
@@ -85,9 +83,13 @@ RECIPES: dict[str, Recipe] = {
             "calibrate.weights": "least_squares",
             "calibrate.predicted": True,
             "calibrate.samples": 3072,  # no simulation is needed: the more, the better
-            **_FINE,
+            "fine.loss": "mse",
+            "fine.target": "original",
             "fine.predicted": True,
             "fine.samples": 3072,
+            "fine.longest": 16,
+            "fine.work": 1e13,  # four million weights
+            "fine.held": 268_435_456,  # 1 GiB
             "separate.enabled": True,
         },
     ),
