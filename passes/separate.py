@@ -51,8 +51,7 @@ class Separate:
             arrives = max((level[v] for v in timed), default=0)
             for early in dict.fromkeys(timed):
                 if 0 < level[early] < arrives:
-                    _delay(graph, node, early, (arrives - level[early]) * window)
-                    delays += 1
+                    delays += _delay(graph, node, early, (arrives - level[early]) * window, level)
             if node.op_type == "LeakyIF":
                 context.refuse(
                     node,
@@ -80,8 +79,7 @@ class Separate:
             value = node.inputs[0]
             assert value is not None
             if 0 < level.get(value, 0) < depth:
-                _delay(graph, node, value, (depth - level[value]) * window)
-                delays += 1
+                delays += _delay(graph, node, value, (depth - level[value]) * window, level)
             node.attributes.add(ir.AttrInt64("start", depth * window))
         tidy(model)
         return (
@@ -90,7 +88,19 @@ class Separate:
         )
 
 
-def _delay(graph: ir.Graph, user: ir.Node, value: ir.Value, steps: int) -> None:
+def _delay(
+    graph: ir.Graph, user: ir.Node, value: ir.Value, steps: int, level: dict[ir.Value, int]
+) -> int:
+    """Let a value wait; how many delays that takes.
+
+    Spikes are delayed, not the currents that synapses make of them for this user alone: spikes take
+    less room, and biases, which flow at every step, do no harm while nobody listens.
+    """
+    synapse = value.producer()
+    assert synapse is not None
+    if synapse.domain == "" and len(list(value.uses())) == 1:
+        timed = dict.fromkeys(v for v in data_inputs(synapse) if level.get(v))
+        return sum(_delay(graph, synapse, v, steps, level) for v in timed)
     settings = {"steps": steps}
     inputs = [value, graph.inputs[1]]
     name = unique_name(graph, f"{user.name}_wait")
@@ -103,3 +113,4 @@ def _delay(graph: ir.Graph, user: ir.Node, value: ir.Value, steps: int) -> None:
     for index, v in enumerate(user.inputs):
         if v is value:
             user.replace_input_with(index, out)
+    return 1

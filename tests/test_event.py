@@ -242,6 +242,19 @@ def test_a_potential_that_is_no_number_names_its_layer(recipe: str, op: str) -> 
         EventBackend().build(network).run(fresh(model, 3), take_apart(network).latency or T)
 
 
+@pytest.mark.parametrize("options", [{}, {"memory": 1}, {"early_exit": 1e9}, {"threads": 2}])
+@pytest.mark.parametrize("build", [networks.residual, networks.vgg_like, networks.inception])
+def test_layers_that_take_turns_send_the_spikes_of_the_definition(
+    build: Callable[[int], ModelProto], options: dict[str, object]
+) -> None:
+    """Whether stretches of time are windows, single steps, or four steps of windows of five."""
+    model = build(2)
+    network = compiled(model, 2, recipe="separated", timesteps=5).model
+    latency = take_apart(network).latency
+    assert latency is not None
+    assert not compare(network, fresh(model, 2, 3), latency, **options)
+
+
 # ---- early exit --------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from backends.event.tail import Tail
 from backends.event.windowed import Turns, Wait
 from backends.reference import NumpyProgram
 from backends.workers import available_cores, workers
-from snncompiler.graph import Array, constant
+from snncompiler.graph import Array, attribute, constant
 from snncompiler.trace import Observe, Trace, join, move_counts
 
 #: Steps between two looks at the outputs, where samples may end early.
@@ -87,6 +87,8 @@ class EventProgram:
         self.constants = constants(self.plan.static, self.dtype)
         self.stages = _stages(self.plan, self.dtype)
         self._each_step, self._held = self._bytes()
+        turns = (n for n in network.steps if n.op_type == "WindowedIF")
+        self.window: int | None = next((attribute(n, "window") for n in turns), None)
         self.tail = Tail(self.plan, constants(self.plan.tail, np.dtype(np.float64)))
 
     def run(
@@ -131,7 +133,7 @@ class EventProgram:
 
     def _parts(self, samples: int, timesteps: int) -> list[slice]:
         """Cut the samples so that every thread has work and its values fit the memory."""
-        one = self._each_step * timesteps
+        one = self._each_step * min(timesteps, self.window or timesteps)
         wanted = min(_MOST, max(_FEWEST, _PART // one))
         fitting = self.memory // (self.threads * (one + self._held))
         most = max(1, min(wanted, fitting, -(-samples // self.threads)))
@@ -153,12 +155,14 @@ class EventProgram:
         return values, self.dtype.itemsize * held
 
     def steps_at_once(self, samples: int, timesteps: int) -> int:
-        """For how many steps the values of so many samples fit the memory."""
+        """For how many steps the values of so many samples fit the memory.
+
+        For no more than a window where layers take turns: most of them are silent during it.
+        """
         left = self.memory // (self.threads * samples) - self._held
         fitting = left // self._each_step
-        return int(
-            min(timesteps, max(1, fitting), timesteps if self.early_exit is None else _CHECK)
-        )
+        look = timesteps if self.early_exit is None else _CHECK
+        return int(min(timesteps, max(1, fitting), look, self.window or timesteps))
 
 
 def constants(nodes: Iterable[ir.Node], dtype: np.dtype[Any]) -> Values:

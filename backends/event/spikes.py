@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,11 @@ class Spikes:
 
     Where all counts are 0 or 1, they may be given as bits, uint16 [B, T, P, 4 ceil(C / 64)]: bit
     c % 16 of the number c // 16, of C channels; bits beyond are 0.
+
+    silent: whether they were made by `silence`: nobody has to look for events.
     """
+
+    silent = False
 
     def __init__(
         self, x: Array | None = None, bits: Array | None = None, channels: int = 0
@@ -51,9 +55,18 @@ class Spikes:
         self._lists: dict[int, list[Lists]] = {}
         self._totals: Array | None = None
 
+    @classmethod
+    def silence(cls, shape: tuple[int, ...], kind: np.dtype[Any]) -> Spikes:
+        """No event at all in [B, T, P, C]; zeros take memory once they are looked at."""
+        made = cls(np.broadcast_to(np.zeros((), kind), shape))
+        made.silent = True
+        return made
+
     @property
     def x(self) -> Array:
         """The counts."""
+        if self.silent:
+            self._x = np.ascontiguousarray(self._x)
         if self._x is None:
             assert self.bits is not None
             ones = np.unpackbits(self.bits.view(np.uint8), axis=-1, bitorder="little")
@@ -67,6 +80,8 @@ class Spikes:
 
     def totals(self, each: Each) -> Array:
         """|count| of every neuron, [P, C], summed over samples and steps."""
+        if self._totals is None and self.silent:
+            self._totals = self._zeros().reshape(self.positions, -1)
         if self._totals is None:
             spans = self._spans(self._look)
             sums = [self._zeros() for _ in spans]

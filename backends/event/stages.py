@@ -131,6 +131,10 @@ class Pool:
         """One task per sample."""
         spikes = now.spikes[self.source]
         outputs, channels = self.shape
+        if spikes.silent:  # no count rises
+            lead = (now.samples, now.steps)
+            now.spikes[self.node.outputs[0]] = Spikes.silence((*lead, *self.shape), self.dtype)
+            return
         packed = spikes.bits is not None
         arriving = spikes.x if spikes.bits is None else spikes.bits
         width = arriving.shape[3]  # counts, or numbers of 16 bits
@@ -200,6 +204,10 @@ class Order:
     def run(self, now: Stretch) -> None:
         """Copy, root by root."""
         lead = (now.samples, now.steps)
+        if all(now.spikes[root].silent for root in self.roots):
+            dims = (*lead, self.places.size // self.channels, self.channels)
+            now.spikes[self.value] = Spikes.silence(dims, self.dtype)
+            return
         out = np.zeros((*lead, self.places.size), self.dtype)
         start = 0
         for root, size in zip(self.roots, self.sizes, strict=True):

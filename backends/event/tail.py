@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -65,8 +67,12 @@ class Sums:
         marks = sorted({t for t in self.steps if now.before < t <= last} | {last})
         self.sums.update((t, {}) for t in marks)
         for value in self.tail.plan.heard:
+            totals: Sequence[Array] | Array
             if value in now.static:
-                totals = np.stack([now.static[value].astype(np.float64) * t for t in marks])
+                totals = [now.static[value].astype(np.float64) * t for t in marks]
+            elif value in now.spikes and now.spikes[value].silent:
+                nothing = np.zeros((now.samples, *shape(value)))
+                totals = [self.running.setdefault(value, nothing)] * len(marks)
             else:
                 totals = self._totals(value, now, np.array(marks) - now.before)
                 totals = totals + self.running.get(value, 0.0)
@@ -98,14 +104,28 @@ class Sums:
 
     def readouts(self, steps: list[int], dtype: np.dtype[np.generic]) -> dict[str, Array]:
         """By output, [len(steps), N, ...]: what it reads at these steps, which have been heard."""
-        found = self.tail.read([self.sums[t] for t in steps], steps)
+        outputs = self.tail.plan.network.outputs
+        late = [t for t in steps if t > min(o.start for o in outputs)]
+        found = dict(zip(late, self._read(late), strict=True))
+        starts = [s for s in {o.start for o in outputs} if 0 < s < max(steps)]
+        before = dict(zip(starts, self._read(starts), strict=True))
         result = {}
-        for o in self.tail.plan.network.outputs:
+        for o in outputs:
             read = []
-            for t, total in zip(steps, found[o.current], strict=True):
-                if o.start > 0:
-                    start = min(o.start, t)
-                    total = total - self.tail.read([self.sums[start]], [start])[o.current][0]
+            for t in steps:
+                if t <= o.start:  # nothing counts yet
+                    samples = len(self.sums[t][self.tail.plan.heard[0]])
+                    total = np.zeros((samples, *self.tail.at_zero[o.current].shape[1:]))
+                else:
+                    total = found[t][o.current]
+                    total = total - before[o.start][o.current] if o.start else total
                 read.append(ops.readout(total, t, mode=o.mode, start=o.start))
             result[o.name] = np.stack(read).astype(dtype)
         return result
+
+    def _read(self, steps: list[int]) -> list[Values]:
+        """What flows into every output up to each of these steps."""
+        if not steps:
+            return []
+        found = self.tail.read([self.sums[t] for t in steps], steps)
+        return [{value: over[i] for value, over in found.items()} for i in range(len(steps))]

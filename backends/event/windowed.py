@@ -44,7 +44,6 @@ class Turns:
     def run(self, now: Stretch) -> None:
         """Listen, speak, or do neither."""
         channels, positions = layout(self.value)
-        out = np.zeros((now.samples, now.steps, positions, channels), self.dtype)
         if self.node not in now.states:
             shape = (now.samples, positions, channels)
             now.states[self.node] = (np.array(np.broadcast_to(self.v_init, shape), order="C"),)
@@ -54,7 +53,13 @@ class Turns:
             v += self._heard(now, first, last)
             if not np.isfinite(v).all():
                 raise not_finite(self.node)
-        for i in range(last, min(max(self.ends - now.before, 0), now.steps)):
+        end = min(max(self.ends - now.before, 0), now.steps)
+        dims = (now.samples, now.steps, positions, channels)
+        if last == end:
+            now.spikes[self.value] = Spikes.silence(dims, self.dtype)
+            return
+        out = np.zeros(dims, self.dtype)
+        for i in range(last, end):
             s = np.clip(np.floor(v / self.theta), 0, self.gamma)
             v -= self.theta * s
             out[:, i] = s
@@ -90,7 +95,7 @@ class Turns:
 
 
 class Wait:
-    """A Delay of spikes."""
+    """A Delay of spikes. Its state: what came, piece by piece; a silent piece has no samples."""
 
     def __init__(self, unit: Unit, most: float) -> None:
         self.node, self.source, self.dtype = unit.node, unit.source, small(most)
@@ -98,11 +103,31 @@ class Wait:
 
     def run(self, now: Stretch) -> None:
         """Send what came so many steps ago."""
-        x = now.spikes[self.source].x
-        if self.node not in now.states:
-            shape = (now.samples, self.steps, *x.shape[2:])
-            now.states[self.node] = (np.zeros(shape, self.dtype),)
-        whole = np.concatenate([now.states[self.node][0], x], 1)
-        now.states[self.node] = (np.ascontiguousarray(whole[:, now.steps :]),)
-        out = np.ascontiguousarray(whole[:, : now.steps], self.dtype)
-        now.spikes[self.node.outputs[0]] = Spikes(out)
+        spikes = now.spikes[self.source]
+        inner = (spikes.positions, spikes.channels)
+        waiting = now.states.get(self.node, (np.zeros((0, self.steps, *inner), self.dtype),))
+        came = np.zeros((0, now.steps, *inner), self.dtype) if spikes.silent else spikes.x
+        out, now.states[self.node] = _cut((*waiting, came), now.steps)
+        dims = (now.samples, now.steps, *inner)
+        if not any(len(piece) for piece in out):
+            now.spikes[self.node.outputs[0]] = Spikes.silence(dims, self.dtype)
+            return
+        whole = np.zeros(dims, self.dtype)
+        start = 0
+        for piece in out:
+            end = start + piece.shape[1]
+            if len(piece):
+                whole[:, start:end] = piece
+            start = end
+        now.spikes[self.node.outputs[0]] = Spikes(whole)
+
+
+def _cut(pieces: tuple[Array, ...], steps: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Pieces over time, [B, T, ...], cut after so many steps."""
+    before: list[Array] = []
+    for i, piece in enumerate(pieces):
+        if steps < piece.shape[1]:
+            return (*before, piece[:, :steps]), (piece[:, steps:], *pieces[i + 1 :])
+        before.append(piece)
+        steps -= piece.shape[1]
+    return tuple(before), ()
