@@ -180,6 +180,8 @@ def main() -> None:
     for t in steps:
         for row in given.rows:
             length, recipe, options = ROWS[row]
+            if length == "long" and t not in MORE_EPOCHS:
+                continue
             source = given.model
             if length != "none":
                 source = given.keep / f"{given.model.stem}.T{t}.{length}.qc.onnx"
