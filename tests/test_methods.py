@@ -12,7 +12,7 @@ from onnx import ModelProto
 from backends.onnx_runtime import OnnxRuntimeBackend
 from backends.reference import NumpyBackend
 from backends.sweep import Sweep
-from networks import ARCHITECTURES, Net, fpn, random_dag
+from networks import ARCHITECTURES, Net, fpn, random_dag, residual
 from passes.recipes import RECIPES
 from runs import SPIKES, calibration, differences, fresh
 from snncompiler.diagnostics import InputError
@@ -198,6 +198,18 @@ def test_a_separated_network_is_its_prediction_exactly(seed: int) -> None:
     if seed < 6:
         other = OnnxRuntimeBackend().build(network.model).run(x, steps, SPIKES)
         assert not differences(trace, other)
+
+
+def test_spikes_wait_and_not_what_a_projection_makes_of_them() -> None:
+    model = residual(0)
+    network = compile_model(model, calibration(model, 0), recipe="separated", timesteps=3)
+    waiting = [n.inputs[0] for n in network.model.graph if n.op_type == "Delay"]
+    assert waiting
+    for value in waiting:
+        assert value is not None
+        producer = value.producer()
+        assert producer is not None
+        assert producer.op_type == "WindowedIF"
 
 
 def test_a_separated_network_says_how_long_it_takes() -> None:

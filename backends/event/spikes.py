@@ -42,12 +42,10 @@ class Spikes:
     silent: whether they were made by `silence`: nobody has to look for events.
     """
 
-    silent = False
-
     def __init__(
         self, x: Array | None = None, bits: Array | None = None, channels: int = 0
     ) -> None:
-        self.bits, self._x = bits, x
+        self.bits, self._x, self.silent = bits, x, False
         given = x if bits is None else bits
         assert given is not None
         self.samples, self.steps, self.positions, width = given.shape

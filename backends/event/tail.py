@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -37,17 +37,20 @@ class Tail:
             known[node.outputs[0]] = evaluate(node, known, self.parameters[node])
         return {o.current: np.asarray(known[o.current]) for o in self.plan.network.outputs}
 
-    def read(self, sums: list[Values], steps: list[int]) -> dict[ir.Value, Array]:
-        """What flows into every output in so many steps together, [len(steps), N, ...].
+    def read(self, sums: Mapping[int, Values], steps: Iterable[int]) -> dict[int, Values]:
+        """What flows into every output over each of these numbers of steps (at least 1).
 
-        sums: of what is heard, over each number of steps (at least 1).
+        sums: of what is heard, by the number of steps.
         """
-        joined: Values = {v: np.concatenate([s[v] for s in sums]) for v in self.plan.heard}
-        found = {}
+        wanted = sorted(steps)
+        if not wanted:
+            return {}
+        joined: Values = {v: np.concatenate([sums[t][v] for t in wanted]) for v in self.plan.heard}
+        found: dict[int, Values] = {t: {} for t in wanted}
         for value, flat in self._through(joined).items():
-            over = flat.reshape(len(steps), -1, *flat.shape[1:])
-            times = np.array(steps).reshape(-1, *[1] * (over.ndim - 1))
-            found[value] = over + (times - 1) * self.at_zero[value]
+            over = flat.reshape(len(wanted), -1, *flat.shape[1:])
+            for t, total in zip(wanted, over, strict=True):
+                found[t][value] = total + (t - 1) * self.at_zero[value]
         return found
 
 
@@ -105,10 +108,8 @@ class Sums:
     def readouts(self, steps: list[int], dtype: np.dtype[np.generic]) -> dict[str, Array]:
         """By output, [len(steps), N, ...]: what it reads at these steps, which have been heard."""
         outputs = self.tail.plan.network.outputs
-        late = [t for t in steps if t > min(o.start for o in outputs)]
-        found = dict(zip(late, self._read(late), strict=True))
-        starts = [s for s in {o.start for o in outputs} if 0 < s < max(steps)]
-        before = dict(zip(starts, self._read(starts), strict=True))
+        needed = {n for o in outputs for t in steps if t > o.start for n in (t, o.start)} - {0}
+        found = self.tail.read(self.sums, needed)
         result = {}
         for o in outputs:
             read = []
@@ -118,14 +119,7 @@ class Sums:
                     total = np.zeros((samples, *self.tail.at_zero[o.current].shape[1:]))
                 else:
                     total = found[t][o.current]
-                    total = total - before[o.start][o.current] if o.start else total
+                    total = total - found[o.start][o.current] if o.start else total
                 read.append(ops.readout(total, t, mode=o.mode, start=o.start))
             result[o.name] = np.stack(read).astype(dtype)
         return result
-
-    def _read(self, steps: list[int]) -> list[Values]:
-        """What flows into every output up to each of these steps."""
-        if not steps:
-            return []
-        found = self.tail.read([self.sums[t] for t in steps], steps)
-        return [{value: over[i] for value, over in found.items()} for i in range(len(steps))]

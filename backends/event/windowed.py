@@ -112,13 +112,9 @@ class Wait:
         if not any(len(piece) for piece in out):
             now.spikes[self.node.outputs[0]] = Spikes.silence(dims, self.dtype)
             return
-        whole = np.zeros(dims, self.dtype)
-        start = 0
-        for piece in out:
-            end = start + piece.shape[1]
-            if len(piece):
-                whole[:, start:end] = piece
-            start = end
+        silence = np.zeros((now.samples, 1, *inner), self.dtype)
+        heard = [p if len(p) else silence.repeat(p.shape[1], 1) for p in out]
+        whole = np.concatenate(heard, 1, dtype=self.dtype)
         now.spikes[self.node.outputs[0]] = Spikes(whole)
 
 
