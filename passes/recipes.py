@@ -202,6 +202,12 @@ RECIPES: dict[str, Recipe] = {
             "fine.loss": "mse",
         },
     ),
+    "spike-trained": Recipe(
+        "for what 'snnc finetune --spikes' made: thresholds kept, nothing corrected",
+        "binary",
+        "ours",
+        {"thresholds.method": "mmse", "neurons.v_init": 0.5},
+    ),
     "fast-inference": Recipe(
         "99.99 % percentile of each channel, initial potential 1/2, voltage clamping",
         "binary",

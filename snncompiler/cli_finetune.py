@@ -23,6 +23,10 @@ def finetune(
     distill: Annotated[
         bool, typer.Option("--distill", help="Learn the original network's outputs; no labels.")
     ] = False,
+    spikes: Annotated[
+        str | None,
+        typer.Option(metavar="NEURON", help="Train with spikes: binary or ternary neurons."),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="How often to go through the samples.")] = 5,
     batch: Annotated[int, typer.Option(help="Samples per step.")] = 64,
     rate: Annotated[float, typer.Option(help="First learning rate of SGD.")] = 5e-3,
@@ -42,7 +46,9 @@ def finetune(
 ) -> None:
     """Train a network for few time steps: quantised activations with trainable thresholds.
 
-    The result is an ANN for 'snnc compile' (recipe 'two-stage'). Every epoch is saved to
+    The result is an ANN for 'snnc compile' (recipe 'two-stage'). With --spikes the network spikes
+    for T steps while it learns (recipe 'spike-trained' then): T times the work, and the least loss
+    that few steps allow. Every epoch is saved to
     QC.finetune.pt; the same command goes on where it was interrupted.
     """
     target = output or model.parent / f"{model.stem}.qc.onnx"
@@ -59,6 +65,7 @@ def finetune(
         require_torch()
         schedule = Schedule(
             timesteps=timesteps,
+            spikes=spikes,
             epochs=epochs,
             batch=batch,
             rate=rate,

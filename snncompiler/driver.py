@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from backends.base import take_apart
 from backends.sweep import Sweep
-from passes import IMPORT
+from passes import IMPORT, PIPELINE
 from passes.base import Context, Pass
 from passes.bias_shift import BiasShift
 from passes.neurons import Neurons
@@ -233,7 +233,7 @@ def compile_model(
         neurons=sum(int(np.prod(shape(n.outputs[0]))) for n in layers),
         synapses=job.synapses,
         thresholds=job.thresholds,
-        warnings=[clean(w) for w in job.context.warnings],
+        warnings=[clean(w) for w in (*job.context.warnings, *_against(network, neurons, story))],
     )
     enough = len(x) >= _LEAST and bool(layers)
     if enough and (count := samples_for(model, timesteps, job.ann_macs)):
@@ -250,6 +250,27 @@ def compile_model(
         gc.collect()  # graphs are full of cycles
         compiled.save(output)
     return compiled
+
+
+def _against(network: frontend.Network, neurons: Neurons, story: list[Step]) -> list[str]:
+    """What a compilation does to a network that learned with spikes, and should not."""
+    if network.spikes is None:
+        return []
+    correcting = [p.name for p in PIPELINE if getattr(p, "corrects", False)]
+    did = [s.name for s in story if s.name in correcting and not s.changed.startswith("off")]
+    found = []
+    if did:
+        found.append(
+            f"the network learned with spikes, from which {', '.join(did)} moves it away: "
+            "use --recipe spike-trained"
+        )
+    wanted = 1.0 if network.spikes == "ternary" else 0.0
+    if neurons.gamma_neg != wanted:
+        found.append(
+            f"the network learned with {network.spikes} neurons: use --set "
+            f"neurons.gamma_neg={wanted:g}"
+        )
+    return found
 
 
 def _finish(

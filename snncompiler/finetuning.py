@@ -2,8 +2,10 @@
 
     import -> thresholds of compile -> quantised activations -> SGD -> a plain ONNX network
 
-The result computes what spiking neurons make of T steps; `compile` recognises its activations and
-keeps their trained thresholds (`snncompiler/quantisers.py`).
+The result computes what spiking neurons make of T steps if their input is even; `compile`
+recognises its activations and keeps their trained thresholds (`snncompiler/quantisers.py`). With
+spikes, training runs through the T steps themselves; the result is written in the same way, but
+its answers are those of the spiking network alone.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from snncompiler.finetune.schedule import Schedule
 from snncompiler.graph import ACTIVATIONS, Array, shape
 from snncompiler.progress import Progress, silent
 from snncompiler.quantisers import insert
+from snncompiler.record import FINETUNED
 from snncompiler.verify import checked_proto
 
 #: Samples below which there is nothing to learn from, and that are held out at most.
@@ -44,13 +47,17 @@ _TOLERANCE = 1e-2
 
 @dataclass
 class Finetuned:
-    """A fine-tuned network; how good it was before its training, and after each epoch."""
+    """A fine-tuned network; how good it was before its training, and after each epoch.
+
+    spikes: the neurons that it learned to spike with, if it did.
+    """
 
     model: onnx.ModelProto
     before: dict[str, float]
     history: list[dict[str, float]]
     thresholds: dict[str, list[float]]
     host: list[str]
+    spikes: str | None = None
     output: Path | None = None
 
     @property
@@ -66,6 +73,7 @@ class Finetuned:
             "epochs": self.history,
             "thresholds": self.thresholds,
             "host": self.host,
+            "spikes": self.spikes,
         }
 
 
@@ -89,7 +97,7 @@ def finetune(
     checkpoint: Path | None = None,
     progress: Progress = silent,
 ) -> Finetuned:
-    """Train the quantised form of a network.
+    """Train the quantised or the spiking form of a network.
 
     Args:
         source: a trained ONNX network.
@@ -146,6 +154,7 @@ def finetune(
         trained.history,
         {name: [float(t) for t in theta] for name, theta in trained.thresholds.items()},
         network.host,
+        schedule.spikes,
         output,
     )
     if output is not None:
@@ -216,7 +225,7 @@ def _plain(model: ir.Model, schedule: Schedule) -> onnx.ModelProto:
         for value in node.outputs:
             value.metadata_props.clear()
     model.metadata_props.clear()
-    model.metadata_props["snn.finetuned"] = json.dumps(asdict(schedule), sort_keys=True)
+    model.metadata_props[FINETUNED] = json.dumps(asdict(schedule), sort_keys=True)
     model.producer_name, model.producer_version = "snncompiler", __version__
     return checked_proto(model)
 

@@ -24,6 +24,7 @@ from snncompiler.diagnostics import refuse
 from snncompiler.graph import Array
 from snncompiler.ops import OPSET
 from snncompiler.quantiser_patterns import recognise
+from snncompiler.record import FINETUNED, learned_spikes
 from snncompiler.refusals import refuse_foreign, refuse_outputs
 from snncompiler.tail import cut_tail
 
@@ -38,7 +39,8 @@ class Network:
     model: the canonical ANN. original: the file as read, its host tail cut off: the oracle.
     nodes: name and op of every original node, in order. host: the nodes of the tail.
     batch: the batch size hard-coded in the file, or None. opset: the file's. digest: its sha256.
-    quantisers: how many quantised activations of the file are saturating ones in `model`.
+    quantisers: how many quantised activations of the file are saturating ones in `model`. spikes:
+    the neurons, binary or ternary, that it learned to spike with; None: it did not.
     """
 
     model: ir.Model
@@ -49,6 +51,7 @@ class Network:
     opset: int = OPSET
     digest: str = ""
     quantisers: int = 0
+    spikes: str | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -112,6 +115,8 @@ def load(source: str | Path | onnx.ModelProto) -> Network:
         proto.CopyFrom(source)
     else:
         proto = gate.read(source)
+    noted = {entry.key: entry.value for entry in proto.metadata_props}
+    spikes = learned_spikes(noted.get(FINETUNED, ""))
     digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     gate.check(proto)
     nodes = [(n.name, n.op_type) for n in proto.graph.node]
@@ -125,7 +130,7 @@ def load(source: str | Path | onnx.ModelProto) -> Network:
     model = canonicalise(proto, batch or 1, shared)
     quantisers = recognise(model)
     original = with_weights(proto, shared)
-    return Network(model, original, nodes, host, batch, opset, digest, quantisers)
+    return Network(model, original, nodes, host, batch, opset, digest, quantisers, spikes)
 
 
 def _take_weights(proto: onnx.ModelProto) -> dict[str, ir.TensorProtocol]:

@@ -1,8 +1,9 @@
-"""The record of its compilation that a compiled network carries in the model's metadata.
+"""What a network carries in the model's metadata about its making.
 
-One JSON object, written by `driver.compile_model`: recipe, T, form, target, seed, hashes of the
-trained network and the calibration data, what each pass did with which options, versions. It comes
-from a file that somebody may have changed.
+The record of a compilation: one JSON object, written by `driver.compile_model`: recipe, T, form,
+target, seed, hashes of the trained network and the calibration data, what each pass did with which
+options, versions. The settings of a fine-tuning: one JSON object, written by `finetuning.finetune`.
+Both come from a file that somebody may have changed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from snncompiler.diagnostics import refuse
 
 #: Model metadata: the record, one JSON object.
 RECORD = "snn.compiled"
+#: Model metadata: the settings of a fine-tuning, one JSON object.
+FINETUNED = "snn.finetuned"
 
 
 def record_of(model: ir.Model) -> dict[str, Any]:
@@ -29,6 +32,19 @@ def record_of(model: ir.Model) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"'{RECORD}' is no JSON object")
     return record
+
+
+def learned_spikes(note: str) -> str | None:
+    """The neurons that a fine-tuned network learned to spike with, out of its settings.
+
+    >>> learned_spikes('{"spikes": "binary", "timesteps": 4}'), learned_spikes("a stranger's")
+    ('binary', None)
+    """
+    try:
+        spikes = json.loads(note)["spikes"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return spikes if spikes in ("binary", "ternary") else None
 
 
 def timesteps_of(record: Mapping[str, Any]) -> int:

@@ -280,6 +280,9 @@ def finetuned_table(result: Finetuned) -> RenderableType:
         learned = f"{epoch['loss']:.4f}" if i else ""
         table.add_row(str(i), learned, f"{epoch['held_out_loss']:.4f}", accuracy)
     note = f"\n{len(result.thresholds)} activations with trained thresholds"
+    if result.spikes is not None:
+        back = " --set neurons.gamma_neg=1" if result.spikes == "ternary" else ""
+        note += f", trained with {result.spikes} spikes: compile with --recipe spike-trained{back}"
     if result.harmed:
         note += "; worse than before (epoch 0): try a smaller --rate, more epochs or more samples"
     if result.host:

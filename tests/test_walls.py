@@ -174,7 +174,10 @@ def test_backends_are_imported_on_demand() -> None:
             "torch",
             {
                 "snncompiler.finetuning",  # asks for the device
-                *(f"snncompiler.finetune.{n}" for n in ("activation", "network", "training")),
+                "snncompiler.finetune.activation",
+                "snncompiler.finetune.network",
+                "snncompiler.finetune.spiking",
+                "snncompiler.finetune.training",
             },
         ),
         ("bayes_opt", {"snncompiler.bayesian"}),

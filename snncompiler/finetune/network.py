@@ -29,7 +29,7 @@ from snncompiler.graph import (
 from snncompiler.movement import index_map
 from snncompiler.quantisers import limits_of, slope_of, spread_out
 
-_Tensors = dict[ir.Value | None, torch.Tensor]
+Tensors = dict[ir.Value | None, torch.Tensor]
 _CONV: dict[int, Callable[..., torch.Tensor]] = {
     1: functional.conv1d,
     2: functional.conv2d,
@@ -80,7 +80,7 @@ class TorchNetwork(torch.nn.Module):
                 theta = (
                     np.broadcast_to(scale, (channels,)) if channelwise else scale.max(keepdims=True)
                 )
-                self.thresholds[node] = torch.nn.Parameter(_float(theta))
+                self.thresholds[node] = torch.nn.Parameter(as_tensor(theta))
                 self.register_parameter(f"theta_{number}", self.thresholds[node])
 
     def _take(self, node: ir.Node, value: ir.Value | None) -> None:
@@ -92,22 +92,22 @@ class TorchNetwork(torch.nn.Module):
             return
         name = f"value_{len(self.weights) + len(self._constants)}"
         if is_trainable(node):
-            self.weights[value] = torch.nn.Parameter(_float(array))
+            self.weights[value] = torch.nn.Parameter(as_tensor(array))
             self.register_parameter(name, self.weights[value])
         else:
             self._constants[value] = name
-            self.register_buffer(name, _float(array), persistent=False)
+            self.register_buffer(name, as_tensor(array), persistent=False)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """All outputs of the network for the samples x."""
-        values: _Tensors = {self.model.graph.inputs[0]: x}
+        values: Tensors = {self.model.graph.inputs[0]: x}
         values.update((value, weight) for value, weight in self.weights.items())
         values.update((value, getattr(self, name)) for value, name in self._constants.items())
         for node in self.nodes:
             values[node.outputs[0]] = self._evaluate(node, values)
         return tuple(values[output] for output in self.model.graph.outputs)
 
-    def _evaluate(self, node: ir.Node, values: _Tensors) -> torch.Tensor:
+    def _evaluate(self, node: ir.Node, values: Tensors) -> torch.Tensor:
         if node.op_type in MOVEMENT:
             return self._move(node, values)
         if node in self.thresholds:
@@ -115,13 +115,13 @@ class TorchNetwork(torch.nn.Module):
         x = [None if v is None else values.get(v) for v in node.inputs]
         return _OPS[node.op_type](node, *x)
 
-    def _quantised(self, node: ir.Node, values: _Tensors) -> torch.Tensor:
+    def _quantised(self, node: ir.Node, values: Tensors) -> torch.Tensor:
         assert self.timesteps is not None
         limits = limits_of(node)
         f = values[limits[-1].inputs[0] if limits else node.inputs[0]]
         signed = node.op_type in ("LeakyRelu", "PRelu")
         if signed:
-            slope = _float(spread_out(slope_of(node), node.outputs[0])).to(f)
+            slope = as_tensor(spread_out(slope_of(node), node.outputs[0])).to(f)
             f = torch.where(f > 0, f, slope * f)
         theta = self.thresholds[node].abs().reshape(-1, *[1] * (f.ndim - 2))
         noise = self.noise if self.training else 0.0
@@ -131,7 +131,7 @@ class TorchNetwork(torch.nn.Module):
         )
         return y
 
-    def _move(self, node: ir.Node, values: _Tensors) -> torch.Tensor:
+    def _move(self, node: ir.Node, values: Tensors) -> torch.Tensor:
         inputs = [values[v].flatten(1) for v in data_inputs(node)]
         flat = torch.cat(inputs, 1) if len(inputs) > 1 else inputs[0]
         dims = shape(node.outputs[0])
@@ -163,7 +163,8 @@ def is_trainable(node: ir.Node) -> bool:
     return not (one_to_one and len(node.inputs) < 3 and (flat == flat[:, :1]).all())
 
 
-def _float(array: Array) -> torch.Tensor:
+def as_tensor(array: Array) -> torch.Tensor:
+    """In single precision, as everything here."""
     return torch.from_numpy(np.array(array, np.float32))
 
 
@@ -217,7 +218,7 @@ def _max_pool(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
 
 
 def _leaky(node: ir.Node, x: torch.Tensor, *_slope: torch.Tensor | None) -> torch.Tensor:
-    slope = _float(spread_out(slope_of(node), node.outputs[0])).to(x)
+    slope = as_tensor(spread_out(slope_of(node), node.outputs[0])).to(x)
     return torch.where(x > 0, x, slope * x)
 
 

@@ -11,14 +11,17 @@ from snncompiler.diagnostics import InputError, Problem
 class Schedule:
     """How to train.
 
-    timesteps: T. epochs, batch, rate (of SGD; falls to 0 as a half cosine), momentum: as usual.
-    noise: share of activations that are not rounded. thresholds: one per channel, or per layer.
-    distill: learn the original network's outputs instead of labels. augment: shift images by up to
-    an eighth of their size and mirror them, at random. half: multiply in bfloat16, quicker where
-    the processor has units for it. seed: of all random numbers.
+    timesteps: T. spikes: learn with neurons, binary or ternary, that spike for T steps, not with
+    activations that are rounded to T levels; T times the work. epochs, batch, rate (of SGD; falls
+    to 0 as a half cosine), momentum: as usual. noise: share of activations that are not rounded; of
+    no use to spikes. thresholds: one per channel, or per layer. distill: learn the original
+    network's outputs instead of labels. augment: shift images by up to an eighth of their size and
+    mirror them, at random. half: multiply in bfloat16, quicker where the processor has units for
+    it. seed: of all random numbers.
     """
 
     timesteps: int
+    spikes: str | None = None
     epochs: int = 5
     batch: int = 64
     rate: float = 5e-3
@@ -49,6 +52,10 @@ class Schedule:
             for name, (low, high) in limits.items()
             if not low <= getattr(self, name) <= high
         ]
+        if self.spikes not in (None, "binary", "ternary"):
+            why = "neurons that learn are binary, or ternary: they take back a spike too much"
+            do = "choose --spikes binary or --spikes ternary, or leave it out"
+            problems.append(Problem(f"there are no neurons '{self.spikes}' to train", why, do))
         if self.thresholds not in ("channel", "layer"):
             why = "there is one per channel or one per layer"
             do = "choose --thresholds channel or --thresholds layer"

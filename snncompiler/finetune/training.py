@@ -23,6 +23,7 @@ from snncompiler.data import Samples
 from snncompiler.diagnostics import refuse
 from snncompiler.finetune.network import TorchNetwork
 from snncompiler.finetune.schedule import Schedule
+from snncompiler.finetune.spiking import SpikingNetwork
 from snncompiler.graph import Array
 from snncompiler.progress import Progress
 
@@ -30,6 +31,8 @@ from snncompiler.progress import Progress
 _SHOWN = 32
 #: Gradient of a channel's weights, at most, in their norm; and the least norm that counts.
 _SHARE, _LEAST = 0.01, 1e-3
+
+_Outputs = tuple[torch.Tensor, ...]
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Trained:
     weights: by the value that holds them. thresholds: [C] or [1] by the name of the activation's
     output. before: loss, and accuracy if there are labels, on what was held out, with nothing
     learned yet. history: per epoch the mean loss on what was learned, and those on what was held
-    out. outputs: of the first held-out samples.
+    out. outputs: of the first held-out samples, with activations rounded.
     """
 
     weights: dict[ir.Value, Array]
@@ -60,7 +63,7 @@ def train(
     key: str,
     progress: Progress,
 ) -> Trained:
-    """Fine-tune the quantised form of a canonical ANN; the last epoch's parameters are taken.
+    """Fine-tune a canonical ANN, quantised or spiking; the last epoch's parameters are taken.
 
     Args:
         model: thresholds to begin with annotated on the activations' outputs.
@@ -76,8 +79,7 @@ def train(
         InputError: the checkpoint is of another run, or the loss is no number any more.
     """
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    student = TorchNetwork(model, schedule.timesteps, channelwise=schedule.thresholds == "channel")
-    student = student.to(device)
+    student = _student(model, schedule).to(device)
     teacher = TorchNetwork(model, None).to(device).eval() if schedule.distill else None
     student.noise = schedule.noise
     sgd = torch.optim.SGD(student.parameters(), lr=schedule.rate, momentum=schedule.momentum)
@@ -91,7 +93,7 @@ def train(
         student.generator = torch.Generator(device).manual_seed(schedule.seed * 100_003 + epoch)
         order = torch.randperm(len(samples.x), generator=generator).numpy()
         student.train()
-        total = 0.0
+        total = torch.zeros((), device=device)
         for i in range(batches):
             progress("training", epoch * batches + i, schedule.epochs * batches)
             done = (epoch + i / batches) / schedule.epochs
@@ -102,14 +104,15 @@ def train(
             x = _augmented(x, generator) if schedule.augment else x
             y = None if samples.y is None else torch.from_numpy(samples.y[rows]).to(device)
             with torch.autocast(kind, torch.bfloat16, enabled=schedule.half):
-                loss = _loss(student, teacher, x.to(device), y)
+                x = x.to(device)
+                loss = _loss(student(x), teacher, x, y)
             sgd.zero_grad()
             loss.backward()
             limit_gradients(student)
             sgd.step()
-            total += float(loss.detach()) * len(rows)
+            total += loss.detach() * len(rows)
         scores = _scores(student, teacher, held, schedule.batch, device)
-        history.append({"loss": total / len(samples.x), **scores})
+        history.append({"loss": float(total) / len(samples.x), **scores})
         if not math.isfinite(history[-1]["loss"]):
             raise refuse(
                 f"the training diverged in epoch {epoch + 1}",
@@ -118,16 +121,30 @@ def train(
             )
         if checkpoint is not None:
             _save(checkpoint, key, student, sgd, history)
-    student.eval()
+    rounded = TorchNetwork(model, schedule.timesteps, channelwise=_channelwise(schedule))
+    rounded.load_state_dict(student.state_dict())
     with torch.no_grad():
-        outputs = student(torch.from_numpy(held.x[:_SHOWN]).to(device))
+        outputs = rounded.eval()(torch.from_numpy(held.x[:_SHOWN]))
     return Trained(
         student.trained_weights(),
         student.trained_thresholds(),
         before,
         history,
-        [y.cpu().numpy() for y in outputs],
+        [y.numpy() for y in outputs],
     )
+
+
+def _student(model: ir.Model, schedule: Schedule) -> TorchNetwork:
+    """The network that learns: its activations rounded, or its neurons spiking."""
+    channelwise = _channelwise(schedule)
+    if schedule.spikes is None:
+        return TorchNetwork(model, schedule.timesteps, channelwise=channelwise)
+    gamma_neg = int(schedule.spikes == "ternary")
+    return SpikingNetwork(model, schedule.timesteps, channelwise=channelwise, gamma_neg=gamma_neg)
+
+
+def _channelwise(schedule: Schedule) -> bool:
+    return schedule.thresholds == "channel"
 
 
 def limit_gradients(network: torch.nn.Module) -> None:
@@ -147,10 +164,9 @@ def _norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def _loss(
-    student: TorchNetwork, teacher: TorchNetwork | None, x: torch.Tensor, y: torch.Tensor | None
+    found: _Outputs, teacher: TorchNetwork | None, x: torch.Tensor, y: torch.Tensor | None
 ) -> torch.Tensor:
-    """Cross entropy to the labels, or the distance from the teacher's outputs."""
-    found = student(x)
+    """Of the student's outputs: cross entropy to the labels, or distance from the teacher's."""
     if teacher is None:
         return functional.cross_entropy(found[0], y)
     with torch.no_grad():
@@ -178,9 +194,10 @@ def _scores(
             x = torch.from_numpy(held.x[start : start + batch]).to(device)
             y = None if held.y is None else torch.from_numpy(held.y[start : start + batch])
             y = None if y is None else y.to(device)
-            loss += float(_loss(student, teacher, x, y)) * len(x)
+            found = student(x)
+            loss += float(_loss(found, teacher, x, y)) * len(x)
             if y is not None:
-                right += int((student(x)[0].flatten(1).argmax(1) == y).sum())
+                right += int((found[0].flatten(1).argmax(1) == y).sum())
     scores = {"held_out_loss": loss / len(held.x)}
     return scores if held.y is None else {**scores, "held_out_accuracy": right / len(held.x)}
 
