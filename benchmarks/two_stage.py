@@ -5,7 +5,8 @@
 
 For every T: the trained network with least-squares thresholds and half a threshold to begin with
 (baseline), fine-tuned for T (stage I), the same with layers that take turns, calibrated (stage II),
-and both, with binary neurons and with ternary ones; and, if asked for (--rows), a longer stage I.
+and both, with binary neurons and with ternary ones; and, if asked for (--rows), a longer stage I,
+or one that learns with spikes (a GPU's work: hours on two cores).
 With T = 8 among them, also stage II alone on 64, 256 and 1024 samples, beside calibration-advanced.
 What was measured is kept in a journal, fine-tuned networks in a folder: a long run can be stopped
 and resumed, and the page is written from all that was measured.
@@ -33,10 +34,12 @@ from snncompiler.metrics import top1
 TRAIN = 50_000
 EPOCHS, RATE = 2, 0.005
 MORE_EPOCHS, MORE_RATE = {4: 8, 8: 6, 16: 6}, 0.01
+#: The same with spikes.
+SPIKES_EPOCHS, SPIKES_RATE, SPIKES_BATCH = {4: 24}, 0.1, 128
 PLAIN: dict[str, object] = {"coarse.potential": None, "fine.loss": None}
 #: Layers that take turns send what stage I rounds to, and leave stage II nothing to do.
 TURNS: dict[str, object] = {**PLAIN, "separate.enabled": True}
-Length = Literal["none", "short", "long"]
+Length = Literal["none", "short", "long", "spikes"]
 #: row: (stage I, recipe, options)
 ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
     "baseline": ("none", "stage2-only", PLAIN),
@@ -47,9 +50,16 @@ ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
     "both, ternary": ("short", "two-stage", {"neurons.gamma_neg": 1.0}),
     "longer stage I, separated": ("long", "two-stage", TURNS),
     "both, longer stage I": ("long", "two-stage", {}),
+    "with spikes": ("spikes", "spike-trained", {}),
 }
-USUAL = [row for row, (length, _, _) in ROWS.items() if length != "long"]
-STAGE_I = {"short": "seconds of stage I", "long": "seconds of longer stage I"}
+#: Passes over the images by T, of stages that are not done for every T.
+SELECTED: dict[Length, dict[int, int]] = {"long": MORE_EPOCHS, "spikes": SPIKES_EPOCHS}
+USUAL = [row for row, (length, _, _) in ROWS.items() if length not in SELECTED]
+STAGE_I = {
+    "short": "seconds of stage I",
+    "long": "seconds of longer stage I",
+    "spikes": "seconds with spikes",
+}
 #: Of the second table: T, and numbers of samples.
 SIZED, SIZES = 8, (64, 256, 1024)
 
@@ -116,8 +126,10 @@ def page(cells: list[Cell]) -> str:
         "thresholds, half a threshold to begin with. Binary neurons but where said; where layers "
         "take turns (separated), T is the window and the answer comes (depth + 1) T steps late. "
         f"The longer stage I: {', '.join(map(str, MORE_EPOCHS.values()))} epochs at "
-        f"T = {', '.join(map(str, MORE_EPOCHS))}, rate {MORE_RATE:g}. Written by "
-        "`benchmarks/two_stage.py`.\n"
+        f"T = {', '.join(map(str, MORE_EPOCHS))}, rate {MORE_RATE:g}. With spikes: "
+        f"`--spikes binary`, {', '.join(map(str, SPIKES_EPOCHS.values()))} epochs at "
+        f"T = {', '.join(map(str, SPIKES_EPOCHS))}, rate {SPIKES_RATE:g}, batches of "
+        f"{SPIKES_BATCH}, no stage II. Written by `benchmarks/two_stage.py`.\n"
     )
     groups: dict[tuple[str, int], list[Cell]] = {}
     for c in cells:
@@ -127,6 +139,17 @@ def page(cells: list[Cell]) -> str:
 
 def schedule(t: int, length: Length) -> Schedule:
     """Of stage I."""
+    if length == "spikes":
+        return Schedule(
+            timesteps=t,
+            spikes="binary",
+            epochs=SPIKES_EPOCHS[t],
+            batch=SPIKES_BATCH,
+            rate=SPIKES_RATE,
+            distill=True,
+            augment=True,
+            half=True,
+        )
     longer = length == "long"
     return Schedule(
         timesteps=t,
@@ -180,7 +203,7 @@ def main() -> None:
     for t in steps:
         for row in given.rows:
             length, recipe, options = ROWS[row]
-            if length == "long" and t not in MORE_EPOCHS:
+            if t not in SELECTED.get(length, steps):
                 continue
             source = given.model
             if length != "none":
