@@ -29,6 +29,14 @@ def _word(bits, b, t, q, c, first, last):
 
 
 @_kernel
+def unpack(out, bits, channels):
+    """out[r channels + c] = bit c of bits[r], c < channels; 15 elements beyond are written, too."""
+    words = (channels + 15) // 16
+    for r in range(bits.shape[0]):
+        masks.spread_bits(out, r * channels, bits, r * bits.shape[1], words)
+
+
+@_kernel
 def count_events(bits, channels, span, starts):
     """Count the events of channels first..last, summed up into starts[b, t, 1:]; from 0 on.
 

@@ -84,6 +84,25 @@ def add_bits(_context, totals, here, x, at, n):
 
 
 @intrinsic
+def spread_bits(_context, out, here, x, at, n):
+    """out[here + i] = bit i of x[at:], 16 n bits in all."""
+    index = types.int64
+    signature = types.void(out, index, x, index, index)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
+        vector = ir.VectorType(target.type.pointee, 16)
+        with cgutils.for_range(b, args[4], intp=_INDEX) as loop:
+            word = b.load(b.gep(source, [b.add(args[3], loop.index)]))
+            ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 16)), vector)
+            j = b.add(args[1], b.mul(loop.index, _const(16)))
+            b.store(ones, b.bitcast(b.gep(target, [j]), vector.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
 def rise_bits(_context, out, at, totals, base, top, here, taps, begin, end, channels):
     """Bit c of out[at:] = M > top;  top = M, as `vectors.pool_windows` for all `channels`.
 

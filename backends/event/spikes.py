@@ -17,7 +17,7 @@ Each = Callable[[Iterable[Callable[[], object]], float], None]
 #: Nanoseconds to look at one count, and at one bit; and to write an event down.
 _LOOK, _LOOK_AT_BIT, _WRITE = 0.2, 0.05, 2.0
 #: Nanoseconds below which a second thread costs more than it saves.
-WORTH = 4e5
+WORTH = 3e5
 #: Share of events below which they are quicker to add up than all counts.
 _SPARSE = 0.06
 #: Elements behind the end of a list that kernels may read, or write.
@@ -67,8 +67,9 @@ class Spikes:
             self._x = np.ascontiguousarray(self._x)
         if self._x is None:
             assert self.bits is not None
-            ones = np.unpackbits(self.bits.view(np.uint8), axis=-1, bitorder="little")
-            self._x = np.ascontiguousarray(ones[..., : self.channels]).view(np.int8)
+            ones = np.empty(self.size + PAST, np.int8)
+            bit_trains.unpack(ones, self.bits.reshape(-1, self.bits.shape[3]), self.channels)
+            self._x = ones[: self.size].reshape(*self.bits.shape[:3], self.channels)
         return self._x
 
     @property

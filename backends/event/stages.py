@@ -15,8 +15,9 @@ from backends.event.stretch import Stretch, run_all
 from backends.event.synapses import Block, blocks
 from snncompiler.graph import Array, attribute, shape, weights
 
-#: Nanoseconds: to add a weight, to update a neuron, to look at a count in other ways.
-_ADD, _UPDATE, _LOOK = 0.03, 0.25, 0.5
+#: Nanoseconds: to add a weight, and more when it is first seen; to update a neuron, to look at a
+#: count in other ways; to collect the events of a window.
+_ADD, _LOAD, _UPDATE, _LOOK, _COLLECT = 0.03, 0.15, 0.25, 0.5, 20.0
 _NONE = np.zeros(0, np.int32)
 _NO_RUNS = np.zeros((0, 3), np.int32)
 _NO_LISTS = Lists(
@@ -107,7 +108,9 @@ class Synapses:
         if t.full is not None:
             taps, _, outputs = t.full.w.shape
             share = min(1.0, t.positions / max(1, now.spikes[t.full.source].positions))
-            cost += _ADD * events * taps * share * outputs / t.full.groups
+            added = events * taps * share * outputs / t.full.groups
+            cost += _ADD * added + _LOAD * min(added, t.full.w.size)
+            cost += _COLLECT * now.samples * now.steps * t.positions * len(self.blocks)
         return cost
 
     def sum_scratch(self, size: int) -> tuple[Array, ...]:
