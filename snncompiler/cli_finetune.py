@@ -27,6 +27,10 @@ def finetune(
         str | None,
         typer.Option(metavar="NEURON", help="Train with spikes: binary or ternary neurons."),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(metavar="ANN.onnx", help="Distill from this network, not from MODEL itself."),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="How often to go through the samples.")] = 5,
     batch: Annotated[int, typer.Option(help="Samples per step.")] = 64,
     rate: Annotated[float, typer.Option(help="First learning rate of SGD.")] = 5e-3,
@@ -53,7 +57,9 @@ def finetune(
     """
     target = output or model.parent / f"{model.stem}.qc.onnx"
     checkpoint = target.with_suffix(".finetune.pt")
-    with session_of(json_file, [target, checkpoint], [model, train]) as session:
+    with session_of(
+        json_file, [target, checkpoint], [p for p in (model, train, teacher) if p]
+    ) as session:
         from snncompiler import gate
         from snncompiler.data import load_samples
         from snncompiler.driver import input_shape
@@ -71,18 +77,19 @@ def finetune(
             rate=rate,
             noise=noise,
             thresholds=thresholds,
-            distill=distill,
+            distill=distill or teacher is not None,
             augment=augment,
             half=half,
             seed=seed,
         )
         proto = gate.read(model)
-        samples = load_samples(train, input_shape(proto), labels=not distill)
+        samples = load_samples(train, input_shape(proto), labels=not schedule.distill)
         with progress_bar() as progress:
             result = learn(
                 proto,
                 samples,
                 schedule,
+                teacher=teacher,
                 device=device,
                 output=target,
                 checkpoint=checkpoint,

@@ -31,6 +31,7 @@ from snncompiler.diagnostics import Problem, VerificationError, refuse
 from snncompiler.driver import import_network
 from snncompiler.files import write_whole
 from snncompiler.finetune.schedule import Schedule
+from snncompiler.frontend import Network
 from snncompiler.graph import ACTIVATIONS, Array, shape
 from snncompiler.progress import Progress, silent
 from snncompiler.quantisers import insert
@@ -92,6 +93,7 @@ def finetune(
     samples: Samples,
     schedule: Schedule,
     *,
+    teacher: str | Path | onnx.ModelProto | None = None,
     device: str = "auto",
     output: Path | None = None,
     checkpoint: Path | None = None,
@@ -103,6 +105,7 @@ def finetune(
         source: a trained ONNX network.
         samples: to train on; a tenth of them (1000 at the most) is held out, to report on.
         schedule: how to train.
+        teacher: the network to distill from; None: the source itself.
         device: auto, cpu, cuda or whatever torch knows.
         output: file for the network.
         checkpoint: saved after every epoch; a run goes on from it.
@@ -126,6 +129,10 @@ def finetune(
             "the network has no activation that becomes a neuron",
             "compile it as it is",
         )
+    if teacher is not None and not schedule.distill:
+        why = "it is there to be distilled from, and labels are to be learned"
+        raise refuse("a teacher has nothing to teach", why, "use --distill, or leave it out")
+    original = network if teacher is None else _teacher(teacher, network)
     x = samples.x[choice(samples.x, _OBSERVED)]
     context = Context(x, schedule.timesteps, network.opset, progress=progress)
     Observe().run(model, context)
@@ -138,9 +145,10 @@ def finetune(
         _part(samples, ~held),
         shown,
         schedule,
+        original=original.model,
         device=_device(device),
         checkpoint=checkpoint,
-        key=_key(network.digest, samples, schedule),
+        key=_key(f"{network.digest} {original.digest}", samples, schedule),
         progress=progress,
     )
     for value, array in trained.weights.items():
@@ -191,6 +199,22 @@ def _check(model: ir.Model, samples: Samples, schedule: Schedule) -> None:
             f"a label is the index of a class: from 0 and below {dims[0]}, the network's outputs",
             "save the classes' indices, in the order of the network's outputs",
         )
+
+
+def _teacher(source: str | Path | onnx.ModelProto, network: Network) -> Network:
+    """The network to distill from, which must answer the same questions."""
+    teacher = import_network(source)
+    theirs, own = (
+        f"{list(n.input_shape)} -> {', '.join(str(list(shape(v))) for v in n.model.graph.outputs)}"
+        for n in (teacher, network)
+    )
+    if theirs != own:
+        raise refuse(
+            "the teacher does not fit the network",
+            f"per sample it computes {theirs}, the network {own}",
+            "choose a teacher with the same input and outputs",
+        )
+    return teacher
 
 
 def _part(samples: Samples, chosen: Array) -> Samples:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import networks
 from snncompiler import finetuning
+from snncompiler.ann import run
 from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError
@@ -193,6 +194,27 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     checkpoint.write_bytes(b"damaged")
     with pytest.raises(InputError, match="no checkpoint of this training"):
         finetune(MLP, DATA, schedule, checkpoint=checkpoint)
+
+
+@needs_torch
+def test_another_network_can_teach() -> None:
+    schedule = Schedule(**{**QUICK, "epochs": 8, "rate": 0.05}, distill=True)
+    other = networks.mlp(1)
+    own, same, taught = (
+        finetune(MLP, DATA, schedule, teacher=teacher) for teacher in (None, MLP, other)
+    )
+    assert own.model.SerializeToString() == same.model.SerializeToString()
+
+    def distance(model: onnx.ModelProto) -> float:
+        found, wanted = (run(m, x)[m.graph.output[0].name] for m in (model, other))
+        return float(np.abs(found - wanted).mean())
+
+    assert distance(taught.model) < distance(own.model)
+    assert taught.history[-1]["held_out_loss"] < taught.before["held_out_loss"]
+    with pytest.raises(InputError, match="the teacher does not fit"):
+        finetune(MLP, DATA, schedule, teacher=networks.vgg_like(0))
+    with pytest.raises(InputError, match="nothing to teach"):
+        finetune(MLP, DATA, Schedule(**QUICK), teacher=other)
 
 
 @needs_torch

@@ -58,6 +58,7 @@ def train(
     held: Samples,
     schedule: Schedule,
     *,
+    original: ir.Model,
     device: str,
     checkpoint: Path | None,
     key: str,
@@ -70,6 +71,7 @@ def train(
         samples: to learn.
         held: to report on.
         schedule: how.
+        original: the canonical ANN that teaches, if the schedule distills.
         device: a torch device.
         checkpoint: where to save after every epoch, and to go on from if it exists.
         key: tells whether a checkpoint is of this very run.
@@ -80,7 +82,7 @@ def train(
     """
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     student = _student(model, schedule).to(device)
-    teacher = TorchNetwork(model, None).to(device).eval() if schedule.distill else None
+    teacher = TorchNetwork(original, None).to(device).eval() if schedule.distill else None
     student.noise = schedule.noise
     sgd = torch.optim.SGD(student.parameters(), lr=schedule.rate, momentum=schedule.momentum)
     before = _scores(student, teacher, held, schedule.batch, device)
