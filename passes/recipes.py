@@ -206,7 +206,11 @@ RECIPES: dict[str, Recipe] = {
         "for what 'snnc finetune --spikes' made: thresholds kept, nothing corrected",
         "binary",
         "ours",
-        {"thresholds.method": "mmse", "neurons.v_init": 0.5},
+        {
+            "thresholds.method": "mmse",
+            "neurons.v_init": 0.5,
+            "grid.weight_bits": 16,  # nothing later makes up for what rounding does
+        },
     ),
     "fast-inference": Recipe(
         "99.99 % percentile of each channel, initial potential 1/2, voltage clamping",
