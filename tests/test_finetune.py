@@ -166,11 +166,11 @@ def test_networks_of_every_kind_are_trained_and_compiled(make) -> None:
 
 
 @needs_torch
-@pytest.mark.parametrize("distill", [False, True])
+@pytest.mark.parametrize("how", [{}, {"distill": True}, {"spikes": "binary"}])
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
-    tmp_path: Path, distill: bool
+    tmp_path: Path, how: dict[str, object]
 ) -> None:
-    schedule = Schedule(**QUICK, distill=distill)
+    schedule = Schedule(**QUICK, **how)
     whole = finetune(MLP, DATA, schedule, output=tmp_path / "a.onnx")
     again = finetune(MLP, DATA, schedule)
     assert again.model.SerializeToString() == whole.model.SerializeToString()

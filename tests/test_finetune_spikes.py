@@ -174,28 +174,6 @@ def test_unknown_neurons_are_refused() -> None:
 
 
 @needs_torch
-def test_a_resumed_training_with_spikes_ends_where_an_uninterrupted_one_does(
-    tmp_path: Path,
-) -> None:
-    schedule = Schedule(timesteps=3, spikes="binary", epochs=2, batch=32)
-    whole = finetune(MLP, DATA, schedule)
-
-    class Enough(Exception):
-        pass
-
-    def stop(what: str, done: int, _total: int) -> None:
-        if what == "training" and done == 7:
-            raise Enough
-
-    checkpoint = tmp_path / "c.pt"
-    with pytest.raises(Enough):
-        finetune(MLP, DATA, schedule, checkpoint=checkpoint, progress=stop)
-    resumed = finetune(MLP, DATA, schedule, checkpoint=checkpoint)
-    assert resumed.model.SerializeToString() == whole.model.SerializeToString()
-    assert resumed.history == whole.history
-
-
-@needs_torch
 def test_the_command_trains_with_spikes(tmp_path: Path) -> None:
     onnx.save(MLP, tmp_path / "m.onnx")
     np.savez(tmp_path / "train.npz", x=x)

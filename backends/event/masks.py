@@ -5,6 +5,7 @@ As in `vectors`, which these go on from; the first channel is the lowest bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -70,13 +71,7 @@ def add_bits(_context, totals, here, x, at, n):
     signature = types.void(totals, index, x, index, index)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
-        vector = ir.VectorType(target.type.pointee, 16)
-        with cgutils.for_range(b, args[4], intp=_INDEX) as loop:
-            word = b.load(b.gep(source, [b.add(args[3], loop.index)]))
-            ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 16)), vector)
-            j = b.add(args[1], b.mul(loop.index, _const(16)))
-            place = b.bitcast(b.gep(target, [j]), vector.as_pointer())
+        for place, ones in _spread(context, b, sig, args):
             b.store(b.add(b.load(place, align=1), ones), place, align=1)
         return context.get_dummy_value()
 
@@ -90,13 +85,8 @@ def spread_bits(_context, out, here, x, at, n):
     signature = types.void(out, index, x, index, index)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
-        vector = ir.VectorType(target.type.pointee, 16)
-        with cgutils.for_range(b, args[4], intp=_INDEX) as loop:
-            word = b.load(b.gep(source, [b.add(args[3], loop.index)]))
-            ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 16)), vector)
-            j = b.add(args[1], b.mul(loop.index, _const(16)))
-            b.store(ones, b.bitcast(b.gep(target, [j]), vector.as_pointer()), align=1)
+        for place, ones in _spread(context, b, sig, args):
+            b.store(ones, place, align=1)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -146,6 +136,17 @@ def count_bits(_context, totals, here, x, at, stride, n):
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+def _spread(context: Any, b: Any, sig: Any, args: Any) -> Iterator[tuple[Any, Any]]:
+    """The body of a loop over numbers x[at:], for (target, here, x, at, n): 16 places, 16 bits."""
+    target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
+    vector = ir.VectorType(target.type.pointee, 16)
+    with cgutils.for_range(b, args[4], intp=_INDEX) as loop:
+        word = b.load(b.gep(source, [b.add(args[3], loop.index)]))
+        ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 16)), vector)
+        j = b.add(args[1], b.mul(loop.index, _const(16)))
+        yield b.bitcast(b.gep(target, [j]), vector.as_pointer()), ones
 
 
 def _const(number: int) -> Any:
