@@ -6,10 +6,10 @@
 For every T: the trained network with least-squares thresholds and half a threshold to begin with
 (baseline), fine-tuned for T (stage I), the same with layers that take turns, calibrated (stage II),
 and both, with binary neurons and with ternary ones; and, if asked for (--rows), a longer stage I,
-or one that learns with spikes (a GPU's work: hours on two cores).
-With T = 8 among them, also stage II alone on 64, 256 and 1024 samples, beside calibration-advanced.
-What was measured is kept in a journal, fine-tuned networks in a folder: a long run can be stopped
-and resumed, and the page is written from all that was measured.
+or one that learns with spikes (a GPU's work: hours on two cores). With T = 8 among them, also stage
+II alone on 64, 256 and 1024 samples, beside calibration-advanced. What was measured is kept in a
+journal, fine-tuned networks in a folder: a long run can be stopped and resumed, and the page is
+written from all that was measured.
 """
 
 from __future__ import annotations
