@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from backends import definitions
 from backends.event import kernels
-from backends.event.layers import arrange, bias, layout, summed
+from backends.event.layers import arrange, arriving, bias, layout, summed
 from backends.event.plan import Current, Dense
 from backends.event.stages import Synapses
 from backends.event.stretch import Stretch
@@ -51,9 +51,7 @@ class Summed:
         self.value = node.outputs[0]
         self.bias = bias(current, self.value)
         self.sums = [
-            Synapses(
-                summed(full, single, [], max(int(most[c.source]) for c in (full, single) if c))
-            )
+            Synapses(summed(full, single, [], arriving(full, single, most)))
             for full, single in arrange(current)
         ]
 

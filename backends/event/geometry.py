@@ -43,6 +43,23 @@ class Windows:
         return pointers.astype(np.int32), np.ascontiguousarray(runs, np.int32)
 
 
+def joined(parts: Sequence[tuple[Windows, int]]) -> tuple[Array, Array]:
+    """What outputs see of several inputs, (windows, channels) each: pointers and runs as above.
+
+    Positions and rows of the inputs are numbered one input after the other.
+    """
+    found, owners, positions, rows = [], [], 0, 0
+    for windows, channels in parts:
+        pointers, runs = windows.runs(channels)
+        found.append(runs + np.array([positions, positions, rows], np.int32))
+        owners.append(np.repeat(np.arange(windows.outputs), np.diff(pointers)))
+        positions, rows = positions + windows.inputs, rows + windows.taps * channels
+    owner = np.concatenate(owners)
+    order = np.argsort(owner, kind="stable")
+    ends = np.searchsorted(owner[order], np.arange(parts[0][0].outputs + 1))
+    return ends.astype(np.int32), np.ascontiguousarray(np.concatenate(found)[order], np.int32)
+
+
 def convolution(
     sizes: Sequence[int],
     out: Sequence[int],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from backends.event import dyadic
+from backends.event import dyadic, geometry
 from backends.event.plan import Current
 from backends.event.synapses import Block, Connection, blocks
 from snncompiler.graph import Array, attribute, shape, weights
@@ -43,7 +44,7 @@ class Taps(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A full connection, for the kernels, cut into blocks.
+    """Full connections, for the kernels, their rows one after the other, cut into blocks.
 
     limit: rows that the type `narrow` can add, a multiple of 8; 0: no need of it.
     """
@@ -60,13 +61,14 @@ NO_TAPS = Taps(np.zeros((0, 0), np.int32), _NONE, np.zeros((0, 2), np.int32))
 
 @dataclass(frozen=True)
 class Sum:
-    """Up to one full connection and one channel by channel, in common units of 2^-k [C].
+    """Full connections and up to one channel by channel, in common units of 2^-k [C].
 
+    full: of the same number of groups; their events are joined (see `spikes.joined`).
     bound [C]: the largest |sum| of their weights over a window, in those units.
     wide: the type of the sum: int32, or float64 if the numbers are on no grid.
     """
 
-    full: Connection | None
+    full: tuple[Connection, ...]
     single: Connection | None
     rows: Rows | None
     taps: Taps
@@ -87,7 +89,7 @@ def nothing(positions: int, channels: int) -> Sum:
     """No connection at all."""
     k = np.zeros(channels, np.int64)
     wide = np.dtype(np.int32)
-    return Sum(None, None, None, NO_TAPS, k, np.zeros(channels), wide, channels, positions)
+    return Sum((), None, None, NO_TAPS, k, np.zeros(channels), wide, channels, positions)
 
 
 def neuron(node: ir.Node) -> Neuron:
@@ -122,13 +124,13 @@ def neuron(node: ir.Node) -> Neuron:
 
 
 def summed(
-    full: Connection | None, single: Connection | None, others: list[Array], most: int
+    full: tuple[Connection, ...], single: Connection | None, others: list[Array], most: int
 ) -> Sum:
     """Prepare a sum of connections.
 
     others: what the grid has to hold as well, [..., C]. most: the largest |count| that comes in.
     """
-    given = [c for c in (full, single) if c is not None]
+    given = [*full, *([single] if single else [])]
     channels = given[0].w.shape[2]
     k: Array = np.zeros(channels, np.int64)
     for array in (*(c.w for c in given), *others):
@@ -141,17 +143,16 @@ def summed(
         return dyadic.scaled(c.w, k) if whole else c.w
 
     rows, taps = None, NO_TAPS
-    if full is not None:
-        w = numbers(full)
+    if full:
+        w = np.concatenate([numbers(c).reshape(1, -1, channels) for c in full], 1)
         w = w.astype(dyadic.narrowest(w)) if whole else w
         limit, narrow = 0, wide
         if w.dtype in (np.int8, np.int16):
             room = rows_in_16_bits(w.reshape(-1, w.shape[2]), most)
             if room >= _FEW:
                 limit, narrow = room // 8 * 8, np.dtype(np.int16)
-        pointers, runs = full.windows.runs(full.w.shape[1])
-        cut = blocks(w, full.groups)
-        rows = Rows(cut, pointers, runs, limit, narrow)
+        pointers, runs = geometry.joined([(c.windows, c.w.shape[1]) for c in full])
+        rows = Rows(blocks(w, full[0].groups), pointers, runs, limit, narrow)
     if single is not None:
         w = numbers(single).reshape(-1, channels).astype(np.int32 if whole else np.float64)
         taps = Taps(
@@ -188,15 +189,22 @@ def _bound(c: Connection) -> Array:
     return total
 
 
-def arrange(current: Current) -> list[tuple[Connection | None, Connection | None]]:
-    """Pair full connections with ones channel by channel: what one call of a kernel can sum."""
-    full = [c for c in current.connections if not c.single]
+def arrange(current: Current) -> list[tuple[tuple[Connection, ...], Connection | None]]:
+    """Put connections together that one call of a kernel can sum."""
+    full: dict[int, list[Connection]] = {}
     single = [c for c in current.connections if c.single]
-    n = max(len(full), len(single))
-    return [
-        (full[i] if i < len(full) else None, single[i] if i < len(single) else None)
-        for i in range(n)
-    ]
+    for c in current.connections:
+        if not c.single:
+            full.setdefault(c.groups, []).append(c)
+    pairs = zip_longest(map(tuple, full.values()), single)
+    return [(together or (), one) for together, one in pairs]
+
+
+def arriving(
+    full: tuple[Connection, ...], single: Connection | None, most: dict[ir.Value, float]
+) -> int:
+    """The largest |count| that comes in, given that of every value."""
+    return max(int(most[c.source]) for c in (*full, single) if c)
 
 
 def bias(current: Current, value: ir.Value) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -140,7 +140,7 @@ class Spikes:
         sizes = starts[..., -1].astype(np.int64)
         ends = np.cumsum(sizes).reshape(sizes.shape)
         if ends[-1, -1] >= 2**31:
-            raise MemoryError("too many events in one stretch; lower --memory")
+            raise _too_many()
         starts += (ends - sizes)[..., None].astype(np.int32)
         size = ends[-1, -1]
         codes = np.empty(size + PAST, np.int32)[:size]
@@ -156,6 +156,37 @@ class Spikes:
         work = self._look + _WRITE * size
         each((partial(write, span) for span in self._spans(work)), work)
         return Lists(codes, counts, starts, plain)
+
+
+def joined(parts: Sequence[Lists], each: Each) -> Lists:
+    """Events of several values in one list; their positions are numbered value after value."""
+    if len(parts) == 1:
+        return parts[0]
+    sizes = np.stack([part.starts[..., -1] - part.starts[..., 0] for part in parts], -1)
+    ends = np.cumsum(sizes, dtype=np.int64).reshape(sizes.shape)
+    if ends[-1, -1, -1] >= 2**31:
+        raise _too_many()
+    begins = (ends - sizes).astype(np.int32)
+    pieces = [
+        part.starts[..., :-1] - part.starts[..., :1] + begins[..., i : i + 1]
+        for i, part in enumerate(parts)
+    ]
+    starts = np.concatenate([*pieces, ends[..., -1:]], -1, dtype=np.int32, casting="same_kind")
+    plain = np.logical_and.reduce([part.plain for part in parts])
+    size = ends[-1, -1, -1]
+    codes = np.empty(size + PAST, np.int32)[:size]
+    kind = np.result_type(*(part.counts for part in parts))
+    counts = np.empty(PAST if plain.all() else size + PAST, kind)[:size]
+
+    def write(i: int) -> None:
+        trains.append(codes, counts, plain, begins[..., i], *parts[i])
+
+    each((partial(write, i) for i in range(len(parts))), _WRITE * size)
+    return Lists(codes, counts, starts, plain)
+
+
+def _too_many() -> MemoryError:
+    return MemoryError("too many events in one stretch; lower --memory")
 
 
 def stretches(samples: int, steps: int, most: int) -> list[tuple[int, int, int, int]]:

@@ -62,7 +62,7 @@ class Synapses:
         and the collected rows.
         """
         t, rows = self.total, self.total.rows
-        lists = now.lists(t.full.source, t.full.groups) if t.full else [_NO_LISTS]
+        lists = now.lists(t.full) if t.full else [_NO_LISTS]
         x = now.spikes[t.single.source].x if t.single else _NO_SPIKES
         narrow = rows.narrow if rows else t.wide
 
@@ -105,11 +105,10 @@ class Synapses:
         """Nanoseconds, roughly: to add the rows of all events, and to update all neurons."""
         t = self.total
         cost = _UPDATE * now.samples * now.steps * t.positions * t.channels
-        if t.full is not None:
-            taps, _, outputs = t.full.w.shape
-            share = min(1.0, t.positions / max(1, now.spikes[t.full.source].positions))
-            added = events * taps * share * outputs / t.full.groups
-            cost += _ADD * added + _LOAD * min(added, t.full.w.size)
+        if t.full:
+            seen = max(len(c.windows.pairs) / c.windows.inputs for c in t.full)
+            added = events * seen * t.channels / t.full[0].groups
+            cost += _ADD * added + _LOAD * min(added, sum(c.w.size for c in t.full))
             cost += _COLLECT * now.samples * now.steps * t.positions * len(self.blocks)
         return cost
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from backends.event.spikes import WORTH, Spikes
+from backends.event.spikes import WORTH, Lists, Spikes, joined
+from backends.event.synapses import Connection
 from snncompiler.graph import Array, shape
 
 Task = Callable[[], object]
@@ -81,9 +82,10 @@ class Stretch:
         cuts = (positions * i // wanted for i in range(wanted + 1))
         return [(0, self.samples, a, b) for a, b in pairwise(cuts)]
 
-    def lists(self, value: ir.Value, groups: int) -> Any:
-        """The events of a spiking value, group by group of channels."""
-        return self.spikes[value].lists(groups, self.each)
+    def lists(self, connections: Sequence[Connection]) -> list[Lists]:
+        """The events that flow through connections of as many groups, group by group."""
+        found = [self.spikes[c.source].lists(c.groups, self.each) for c in connections]
+        return [joined(parts, self.each) for parts in zip(*found, strict=True)]
 
     def values(self, value: ir.Value) -> Array:
         """Any value as the standard ops take it: [B T, C, ...] in the type of the network."""

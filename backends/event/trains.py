@@ -108,6 +108,20 @@ def list_events(x, channels, span, starts, plain, codes, counts):
 
 
 @_kernel
+def append(codes, counts, plain, begins, own_codes, own_counts, starts, own_plain):
+    """Copy a list of events to begins[b, t], with counts unless there all are `plain`."""
+    for b in range(starts.shape[0]):
+        for t in range(starts.shape[1]):
+            first, last = starts[b, t, 0], starts[b, t, starts.shape[2] - 1]
+            to = begins[b, t] - first
+            for e in range(first, last):
+                codes[to + e] = own_codes[e]
+            if not plain[b, t]:
+                for e in range(first, last):
+                    counts[to + e] = 1 if own_plain[b, t] else own_counts[e]
+
+
+@_kernel
 def pool(out, x, totals, top, span, pointers, taps, channels):
     """MLI pooling: totals += x;  M = max of totals over the window;  out = M - M before.
 

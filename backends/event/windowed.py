@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.event import kernels
-from backends.event.layers import arrange, bias, layout, summed
+from backends.event.layers import arrange, arriving, bias, layout, summed
 from backends.event.plan import Population, Unit
 from backends.event.populations import not_finite
 from backends.event.spikes import Spikes
@@ -38,8 +38,8 @@ class Turns:
         self.bias = bias(self.current, self.value)
         self.sums = []
         for full, single in arrange(self.current):
-            arriving = max(int(most[c.source]) for c in (full, single) if c) * window
-            self.sums.append(Synapses(summed(full, single, [], arriving)))
+            total = summed(full, single, [], arriving(full, single, most) * window)
+            self.sums.append(Synapses(total))
 
     def run(self, now: Stretch) -> None:
         """Listen, speak, or do neither."""
