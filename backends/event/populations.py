@@ -90,7 +90,7 @@ class Neurons:
         whole = [a.astype(np.int32) for a in scaled]
         if not all((a == b).all() for a, b in zip(whole, scaled, strict=True)):
             return None
-        return k, memory.copy(whole[0], np.int32)
+        return k, whole[0]
 
     def _in_bits(self, now: Stretch, frozen: int, k: Array, current: Array) -> Spikes:
         """Neurons that fire at most once a step."""
@@ -98,7 +98,7 @@ class Neurons:
         theta = np.ldexp(self.neuron.theta, k).astype(np.int32)
         lead = (now.samples, now.steps, self.positions)
         # Blocks write all numbers but those that make up 64 channels.
-        out = memory.zeros((*lead, -(-channels // 64) * 4), np.uint16)
+        out = np.zeros((*lead, -(-channels // 64) * 4), np.uint16)
         head = (out, self._potentials(now, k)[0])
         self.first.call(kernels.fire_binary, now, head, current, theta, frozen, scratch=_at_hand)
         return Spikes(bits=out, channels=channels)
@@ -123,8 +123,8 @@ class Neurons:
         if self.node not in now.states:
             shape = (now.samples, self.positions, self.channels)
             v_init = np.ldexp(self.neuron.v_init, k).astype(np.int32)
-            v = memory.copy(np.broadcast_to(v_init, shape), np.int32)
-            sent = memory.zeros(shape if self.neuron.gamma_neg else (0, 0, 0), np.int32)
+            v = np.array(np.broadcast_to(v_init, shape), np.int32, order="C")
+            sent = np.zeros(shape if self.neuron.gamma_neg else (0, 0, 0), np.int32)
             now.states[self.node] = v, sent
         found: tuple[Array, Array] = now.states[self.node]
         return found
@@ -132,7 +132,7 @@ class Neurons:
     def _counts(self, now: Stretch) -> Array:
         """Room for counts."""
         kind = small(self.neuron.most)
-        return memory.empty((now.samples, now.steps, self.positions, self.channels), kind)
+        return np.empty((now.samples, now.steps, self.positions, self.channels), kind)
 
     def _anyhow(self, now: Stretch, frozen: int) -> Spikes:
         n, out = self.neuron, self._counts(now)
@@ -188,8 +188,9 @@ def _at_hand(size: int) -> tuple[Array, ...]:
 
     A chunk is a few kilobytes, so that it stays at hand while time goes by.
     """
-    u, constant = (memory.zeros((max(1, _CHUNK // size) * size,), np.int32) for _ in range(2))
-    return u, constant, memory.zeros((size,), np.int32)
+    chunk = max(1, _CHUNK // size) * size
+    room = memory.zeros((2 * chunk + size,), np.int32)
+    return room[:chunk], room[chunk : 2 * chunk], room[2 * chunk :]
 
 
 def not_finite(node: ir.Node) -> InputError:
