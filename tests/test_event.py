@@ -19,8 +19,10 @@ from backends.base import take_apart
 from backends.event import dyadic, geometry, stretch
 from backends.event.episode import Episode
 from backends.event.int8 import round_weights, to_int8
+from backends.event.plan import Population, make_plan
+from backends.event.populations import Neurons
 from backends.event.program import EventBackend
-from backends.event.spikes import Spikes, stretches
+from backends.event.spikes import Spikes, joined, stretches
 from backends.event.synapses import LANES, blocks
 from backends.reference import NumpyBackend
 from networks import random_dag, sample_input
@@ -453,6 +455,56 @@ def test_events_are_listed_in_order(seed: int) -> None:
             here = np.diff(found.starts[b, t])
             np.testing.assert_array_equal(here, (part[b, t] != 0).sum(1))
     np.testing.assert_array_equal(spikes.totals(each), np.abs(x.astype(int)).sum((0, 1)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 3))
+def test_joined_events_are_those_of_one_value_after_the_other(seed: int, values: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples, steps = rng.integers(1, 4, 2)
+
+    def each(tasks, _work):  # type: ignore[no-untyped-def]
+        for task in tasks:
+            task()
+
+    parts = []
+    for _ in range(values):
+        shape = (samples, steps, *rng.integers(1, 6, 2))
+        x = rng.integers(-1, 4, shape) * (rng.random(shape) < 0.4)
+        if rng.random() < 0.5:
+            x[rng.integers(samples)] = 0
+        if rng.random() < 0.5:
+            x = (x > 0).astype(int)
+        parts += Spikes(x.astype(rng.choice([np.int8, np.int32]))).lists(1, each)
+    found = joined(parts, each)
+
+    def events(given, b: int, t: int) -> list[tuple[int, int]]:  # type: ignore[no-untyped-def]
+        rows = slice(given.starts[b, t, 0], given.starts[b, t, -1])
+        plain = given.plain[b, t]
+        counts = np.ones(rows.stop - rows.start, int) if plain else given.counts[rows]
+        return list(zip(given.codes[rows].tolist(), counts.tolist(), strict=True))
+
+    for b, t in np.ndindex(samples, steps):
+        assert events(found, b, t) == [e for part in parts for e in events(part, b, t)]
+        assert found.plain[b, t] == all(part.plain[b, t] for part in parts)
+        widths = np.concatenate([np.diff(part.starts[b, t]) for part in parts])
+        np.testing.assert_array_equal(np.diff(found.starts[b, t]), widths)
+
+
+@pytest.mark.parametrize("recipe", ["binary", "graded"])
+def test_convolutions_that_join_are_added_in_integers(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = CASES["add_projection"]()
+    network = compile_model(model, sample_input(model, 4, 1), recipe=recipe, timesteps=T)
+    full = [
+        [c for c in stage.current.connections if not c.single]
+        for stage in make_plan(take_apart(network.model)).stages
+        if isinstance(stage, Population)
+    ]
+    assert max(map(len, full)) == 2
+    monkeypatch.delattr(Neurons, "_anyhow")
+    assert not compare(network.model, fresh(model, 1, 3))
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9))
