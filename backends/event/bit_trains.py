@@ -12,19 +12,19 @@ from backends.event import masks
 from backends.event.vectors import lowest_bit, ones
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
+#: Events of a position below which there are few.
+_FEW = 2
 _part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)
 
 
 @_part
-def _word(bits, b, t, q, c, first, last):
-    """The bits of channels c .. c + 63, c a multiple of 64, without those outside first .. last."""
-    word = np.uint64(0)
-    for i in range(4):
-        word |= np.uint64(bits[b, t, q, c // 16 + i]) << np.uint64(16 * i)
-    if c < first:
-        word &= ~np.uint64(0) << np.uint64(first - c)
-    if c + 64 > last:
-        word &= ~np.uint64(0) >> np.uint64(c + 64 - last)
+def _word(words, at, i, first, last):
+    """Word i of the position that begins with word `at`, only of the channels first .. last."""
+    word = words.flat[at + i]
+    if 64 * i < first:
+        word &= ~np.uint64(0) << np.uint64(first - 64 * i)
+    if 64 * i + 64 > last:
+        word &= ~np.uint64(0) >> np.uint64(64 * i + 64 - last)
     return word
 
 
@@ -37,49 +37,60 @@ def unpack(out, bits, channels):
 
 
 @_kernel
-def count_events(bits, channels, span, starts):
+def count_events(words, channels, span, starts):
     """Count the events of channels first..last, summed up into starts[b, t, 1:]; from 0 on.
 
-    span: samples and steps, (first, last) each.
+    words: 64 channels each, [B, T, P, C / 64]. span: samples and steps, (first, last) each.
     """
     first, last = channels
     for b in range(span[0], span[1]):
         for t in range(span[2], span[3]):
             n = np.uint64(0)
             starts[b, t, 0] = 0
-            for q in range(bits.shape[2]):
-                for c in range(first // 64 * 64, last, 64):
-                    n += ones(_word(bits, b, t, q, c, first, last))
+            for q in range(words.shape[2]):
+                here = ((b * words.shape[1] + t) * words.shape[2] + q) * words.shape[3]
+                for i in range(first // 64, (last + 63) // 64):
+                    n += ones(_word(words, here, i, first, last))
                 starts[b, t, q + 1] = n
 
 
 @_kernel
-def list_events(bits, channels, span, starts, codes):
+def list_events(words, channels, span, starts, codes):
     """Write the codes of all events to their starts.
 
-    The first four of a word are written whether there are as many or not, which the branch
-    predictor cannot know; what is too much the next ones overwrite.
+    How many bits of a word are set, the branch predictor cannot know. So where there are few, the
+    first four of a word are written whether there are as many or not; else eight for every byte.
+    What is too much, the next ones overwrite.
     """
     first, last = channels
-    width = last - first
+    width, positions = last - first, words.shape[2]
     for b in range(span[0], span[1]):
-        end = starts[b, span[3] - 1, bits.shape[2]]  # what follows may be another thread's
+        end = starts[b, span[3] - 1, positions]  # what follows may be another thread's
         for t in range(span[2], span[3]):
-            i = np.int64(starts[b, t, 0])
-            for q in range(bits.shape[2]):
-                for c in range(first // 64 * 64, last, 64):
-                    word = _word(bits, b, t, q, c, first, last)
-                    code = q * width + c - first
+            at = np.int64(starts[b, t, 0])
+            few = starts[b, t, positions] - at < _FEW * positions
+            for q in range(positions):
+                here = ((b * words.shape[1] + t) * positions + q) * words.shape[3]
+                for i in range(first // 64, (last + 63) // 64):
+                    word = _word(words, here, i, first, last)
+                    code = q * width + 64 * i - first
                     n = np.int64(ones(word))
-                    if i + 4 <= end and n <= 4:
+                    if at + n + 8 > end or (few and n > 4):
+                        for j in range(n):
+                            codes[at + j] = code + np.int64(lowest_bit(word))
+                            word &= word - np.uint64(1)
+                    elif few:
                         for j in range(4):
-                            codes[i + j] = code + np.int64(lowest_bit(word))
+                            codes[at + j] = code + np.int64(lowest_bit(word))
                             word &= word - np.uint64(1)
                     else:
-                        for j in range(n):
-                            codes[i + j] = code + np.int64(lowest_bit(word))
-                            word &= word - np.uint64(1)
-                    i += n
+                        to = at
+                        for k in range(min(8, (last - 64 * i + 7) // 8)):
+                            byte = word & np.uint64(255)
+                            masks.list_byte(codes, to, byte, code + 8 * k)
+                            to += np.int64(ones(byte))
+                            word >>= np.uint64(8)
+                    at += n
 
 
 @_kernel

@@ -13,11 +13,20 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from backends.event.vectors import maxima_of_windows, sum_of_rows
+from backends.event.vectors import maxima_of_windows, same_numbers, sum_of_rows
 
 _INDEX = ir.IntType(64)
 _NUMBER = ir.IntType(32)
 _SHORT = ir.IntType(16)
+#: Of every byte the places of its bits that are set, in order, then those of the others.
+_PLACES = ir.Constant(
+    ir.ArrayType(ir.IntType(8), 256 * 8),
+    bytearray(
+        place
+        for byte in range(256)
+        for _, place in sorted((not byte >> k & 1, k) for k in range(8))
+    ),
+)
 
 
 @intrinsic
@@ -59,6 +68,24 @@ def fire_bits(
             b.store(left, place, align=4)
             word = b.bitcast(b.gep(target, [_const(at // 16)]), ir.IntType(n).as_pointer())
             b.store(b.bitcast(fires, ir.IntType(n)), word, align=2)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def list_byte(_context, codes, at, byte, code):
+    """codes[at + j] = code + the place of the j-th bit set in a byte; all 8 are written."""
+    signature = types.void(codes, types.int64, types.uint64, types.int64)
+    small, wide = ir.VectorType(ir.IntType(8), 8), ir.VectorType(_NUMBER, 8)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        target = context.make_array(sig.args[0])(context, b, args[0]).data
+        table = cgutils.global_constant(b, "places_of_bits", _PLACES)
+        row = b.bitcast(b.gep(table, [_const(0), b.mul(args[2], _const(8))]), small.as_pointer())
+        places = b.zext(b.load(row, align=8), wide)
+        found = b.add(places, same_numbers(b, b.trunc(args[3], _NUMBER), 8))
+        b.store(found, b.bitcast(b.gep(target, [args[1]]), wide.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -129,10 +129,11 @@ class Spikes:
         starts = np.empty((self.samples, self.steps, self.positions + 1), np.int32)
         plain = np.ones((self.samples, self.steps), np.bool_)
         spans = self._spans(self._look)
+        words = None if self.bits is None else self.bits.view(np.uint64)
 
         def count(i: int) -> None:
-            if self.bits is not None:
-                bit_trains.count_events(self.bits, (first, last), spans[i], starts)
+            if words is not None:
+                bit_trains.count_events(words, (first, last), spans[i], starts)
             else:
                 trains.count_events(self.x, (first, last), spans[i], starts, plain)
 
@@ -148,8 +149,8 @@ class Spikes:
         counts = np.empty(size + PAST if self.bits is None else PAST, kind)[:size]
 
         def write(span: tuple[int, int, int, int]) -> None:
-            if self.bits is not None:
-                bit_trains.list_events(self.bits, (first, last), span, starts, codes)
+            if words is not None:
+                bit_trains.list_events(words, (first, last), span, starts, codes)
             else:
                 trains.list_events(self.x, (first, last), span, starts, plain, codes, counts)
 

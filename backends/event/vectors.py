@@ -30,7 +30,7 @@ def collect(_context, target, n, source, begin, end, shift):
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         to, since = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
         kind = to.type.pointee
-        more = _spread(b, _resized(b, args[5], kind), 16)
+        more = same_numbers(b, _resized(b, args[5], kind), 16)
 
         def copy(i: Any) -> None:
             x = b.load(_from(b, since, b.add(args[3], i), kind), align=1)
@@ -53,7 +53,7 @@ def fill(_context, target, n, number):
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         to = context.make_array(sig.args[0])(context, b, args[0]).data
         kind = to.type.pointee
-        same = _spread(b, _resized(b, args[2], kind), 16)
+        same = same_numbers(b, _resized(b, args[2], kind), 16)
         b.store(same, _from(b, to, args[1], kind), align=1)
         return context.get_dummy_value()
 
@@ -117,7 +117,7 @@ def sum_of_rows(
             if stored != kind:
                 x = b.sext(x, ir.VectorType(kind, n))
             if scale is not None:
-                x = (b.fmul if real else b.mul)(x, _spread(b, scale, n))
+                x = (b.fmul if real else b.mul)(x, same_numbers(b, scale, n))
             b.store((b.fadd if real else b.add)(b.load(register), x), register)
 
     def add_all(scales: bool) -> None:
@@ -186,7 +186,7 @@ def fire_block(_context, u, here, bias, shift, sent, out, at, least, most, signe
         )
         potential, current, count = (b.gep(x, [args[1]]) for x in (potential, current, count))
         kind = target.type.pointee
-        low, high = (_spread(b, _resized(b, args[i], number), 16) for i in (7, 8))
+        low, high = (same_numbers(b, _resized(b, args[i], number), 16) for i in (7, 8))
 
         def larger(x: Any, y: Any) -> Any:
             return b.select(b.icmp_signed(">", x, y), x, y)
@@ -305,7 +305,7 @@ def bits_of(_context, x, at, beyond, eighths):
         place = b.bitcast(b.gep(source, [args[1]]), vector.as_pointer())
         counts = b.load(place, align=1)
         limit = b.zext(b.trunc(args[2], ir.IntType(1)), kind)
-        found = b.icmp_unsigned(">", counts, _spread(b, limit, n))
+        found = b.icmp_unsigned(">", counts, same_numbers(b, limit, n))
         return (
             b.zext(b.bitcast(found, ir.IntType(n)), _INDEX) if n < 64 else b.bitcast(found, _INDEX)
         )
@@ -348,7 +348,7 @@ def _at(b: Any, pointer: Any, j: int, kind: Any) -> Any:
     return b.bitcast(b.gep(pointer, [_const(j)]), ir.VectorType(kind, 16).as_pointer())
 
 
-def _spread(b: Any, number: Any, n: int) -> Any:
+def same_numbers(b: Any, number: Any, n: int) -> Any:
     """A vector of n times the same number."""
     undefined = ir.Constant(ir.VectorType(number.type, n), ir.Undefined)
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), n), [0] * n)
