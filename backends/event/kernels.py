@@ -257,12 +257,23 @@ def fire(
     first, last, start, end = span
     c0, width = block
     theta, gamma, gamma_neg, alpha = neuron
-    wide, narrow, rows, factors, current = scratch
+    wide, narrow, rows, factors, current, total, count, spikes = scratch
     steps = out.shape[1]
+    mine = slice(c0, c0 + width)  # indices of slices are never negative, as vectors need
+    unit, theta = unit[mine], theta[mine]
+    leaky = alpha.size > 0
+    if leaky:
+        alpha = alpha[mine]
     for b in range(first, last):
         fixed = min(b, constant.shape[0] - 1)
         for p in range(start, end):
             place = min(p, constant.shape[1] - 1)
+            steady, potential = constant[fixed, place, mine], v[b, p, mine]
+            for j in range(width):
+                total[j] = potential[j]
+            if sent.size:
+                for j in range(width):
+                    count[j] = sent[b, p, c0 + j]
             for t in range(delay):
                 for j in range(width):
                     out[b, t, p, c0 + j] = 0
@@ -274,29 +285,38 @@ def fire(
                 if tap[1].size:
                     _pass_on(wide, 0, tap, x, b, t, p, c0, width, lanes)
                 for j in range(width):
-                    current[j] = wide[j] * unit[c0 + j] + constant[fixed, place, c0 + j]
-                    if extra.size:
-                        current[j] += extra[b, t, p, c0 + j]
-                if alpha.size:
+                    current[j] = wide[j] * unit[j] + steady[j]
+                if extra.size:
+                    more = extra[b, t, p, mine]
                     for j in range(width):
-                        c = c0 + j
-                        total = v[b, p, c] + current[j]
-                        f = max(total, 0.0) + min(total, 0.0) * alpha[c]
-                        s = np.floor(f / theta[c] + 0.5) - sent[b, p, c]
-                        s = min(max(s, -gamma), gamma)
-                        v[b, p, c] = total
-                        sent[b, p, c] += s
-                        out[b, t, p, c] = s
+                        current[j] += more[j]
+                for j in range(width):
+                    total[j] += current[j]
+                if leaky:
+                    for j in range(width):
+                        f = max(total[j], 0.0) + min(total[j], 0.0) * alpha[j]
+                        s = np.floor(f / theta[j] + 0.5) - count[j]
+                        spikes[j] = min(max(s, -gamma), gamma)
                 else:
                     for j in range(width):
-                        c = c0 + j
-                        total = v[b, p, c] + current[j]
-                        s = min(max(np.floor(total / theta[c]), -gamma_neg), gamma)
-                        if gamma_neg > 0.0:
-                            s = max(s, -sent[b, p, c])
-                            sent[b, p, c] += s
-                        v[b, p, c] = total - theta[c] * s
-                        out[b, t, p, c] = s
+                        s = np.floor(total[j] / theta[j])
+                        spikes[j] = min(max(s, -gamma_neg), gamma)
+                    if gamma_neg > 0.0:
+                        for j in range(width):
+                            spikes[j] = max(spikes[j], -count[j])
+                    for j in range(width):
+                        total[j] -= theta[j] * spikes[j]
+                if sent.size:
+                    for j in range(width):
+                        count[j] += spikes[j]
+                sending = out[b, t, p, mine]
+                for j in range(width):
+                    sending[j] = spikes[j]
+            for j in range(width):
+                potential[j] = total[j]
+            if sent.size:
+                for j in range(width):
+                    sent[b, p, c0 + j] = count[j]
 
 
 @_kernel
@@ -304,7 +324,7 @@ def sum_currents(out, span, block, synapse, lists, tap, x, unit, scratch, lanes)
     """out[b, t, p, c] += (rows + taps) unit, in the type of `out`: no neuron."""
     first, last, start, end = span
     c0, width = block
-    wide, narrow, rows, factors, _ = scratch
+    wide, narrow, rows, factors = scratch
     for b in range(first, last):
         for p in range(start, end):
             for t in range(out.shape[1]):

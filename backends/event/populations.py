@@ -154,7 +154,12 @@ class Neurons:
         neuron_ = (n.theta, n.gamma, n.gamma_neg, n.alpha)
         rest = (self.first.unit, constant, extra, neuron_, frozen)
         head = (out, *now.states[self.node])
-        self.first.call(kernels.fire, now, head, *rest, scratch=self.first.sum_scratch)
+        wide = self.first.total.wide
+
+        def scratch(size: int) -> tuple[Array, ...]:
+            return np.zeros(size, wide), *np.zeros((4, size))
+
+        self.first.call(kernels.fire, now, head, *rest, scratch=scratch)
         v = now.states[self.node][0]
         if not np.isfinite(v).all():
             raise not_finite(self.node)

@@ -113,8 +113,8 @@ class Synapses:
         return cost
 
     def sum_scratch(self, size: int) -> tuple[Array, ...]:
-        """Scratch of `fire` and `sum_currents`."""
-        return np.zeros(size, self.total.wide), np.zeros(size)
+        """Scratch of `sum_currents`."""
+        return (np.zeros(size, self.total.wide),)
 
 
 class Pool:
