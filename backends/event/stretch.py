@@ -68,7 +68,8 @@ class Stretch:
             work_off()
         finally:
             left.clear()
-            wait(futures)
+            if futures:
+                wait(futures)
         for future in futures:
             future.result()
 
