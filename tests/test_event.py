@@ -523,6 +523,7 @@ def test_blocks_hold_every_weight_once(width: int, groups: int) -> None:
     found = blocks(w, groups)
     for block in found:
         assert block.rows.shape[1] in LANES
+        assert block.rows.ctypes.data % 64 == 0
         part = block.rows[:-1, : block.width].reshape(2, 3, -1)
         np.testing.assert_array_equal(part, w[..., block.first : block.first + block.width])
         assert not block.rows[:, block.width :].any()

@@ -12,9 +12,10 @@ from backends.event import masks
 from backends.event.vectors import lowest_bit, ones
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
+_part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)
+
 #: Events of a position below which there are few.
 _FEW = 2
-_part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)
 
 
 @_part

@@ -9,7 +9,8 @@ Synapses. Output p sees input q through tap k of the kernel. The weights of tap 
 a block of L output channels are one row, number k C + c, L contiguous numbers. Where neighbouring
 taps meet neighbouring inputs (k - q constant, as along a row of an image) the rows of all their
 events are f + (k - q) C. So a window is a few runs (first q, last q, shift), the same for every
-sample and step, and its current is the sum of the rows f + shift of the events in its runs.
+sample and step, and its current is the sum of the rows f + shift of the events in its runs. Where
+convolutions join, their rows make one table, and their events of a step one list.
 
 Work. For each block of outputs, each sample, each position and each step: collect the numbers of
 the rows in one list (short copies and one long loop mislead the branch predictor less than many
