@@ -107,11 +107,12 @@ so does SpikingJelly in its multi-step mode. Rates are means over layers, pools 
 turn each runs for a fifth of a second at least, again and again.
 
 Made by `python benchmarks/simulator.py --model MODEL.onnx --data DATA.npz --repeat 3 --write` for
-every network, 32 steps; those of the VGG-16 (`--rates 0.01,0.05,0.2`) with PyTorch and SpikingJelly
-installed, the others without. "Growth" is by `benchmarks/growth.py`. onnxruntime is at its best on
-such a processor, with 512-bit multiply-adds and instructions made for 8 bits. A layer is never
-computed densely: with 20 % of the VGG's neurons active in every step, adding the rows of events is
-still quicker than float convolutions.
+every network, 32 steps (`--timesteps 32,128` for two of them, compiled for 128); those of the
+VGG-16 (`--rates 0.01,0.05,0.2`) with PyTorch and SpikingJelly installed, the others without.
+"Growth" is by `benchmarks/growth.py`. Ratios to onnxruntime depend on the machine: on another
+one, where ours took as long as here, it did the same inferences in 0.6 to 0.8 of the time. A layer
+is never computed densely: with 20 % of the VGG's neurons active in every step, adding the rows of
+events is still quicker than float convolutions.
 
 """
 COLUMNS = """
