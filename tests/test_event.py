@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 from threading import Event
 
@@ -415,6 +415,12 @@ def test_windows_are_those_of_the_equation(seed: int, transposed: bool) -> None:
         assert unrolled == seen
 
 
+def each(tasks: Iterable[Callable[[], object]], _work: float) -> None:
+    """One task after the other."""
+    for task in tasks:
+        task()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_events_are_listed_in_order(seed: int) -> None:
@@ -426,10 +432,6 @@ def test_events_are_listed_in_order(seed: int) -> None:
     binary = rng.random() < 0.5
     if binary:
         x = (x > 0).astype(kind)
-
-    def each(tasks, _work):  # type: ignore[no-untyped-def]
-        for task in tasks:
-            task()
 
     spikes = Spikes(x)
     if binary and rng.random() < 0.7:
@@ -462,10 +464,6 @@ def test_events_are_listed_in_order(seed: int) -> None:
 def test_joined_events_are_those_of_one_value_after_the_other(seed: int, values: int) -> None:
     rng = np.random.default_rng(seed)
     samples, steps = rng.integers(1, 4, 2)
-
-    def each(tasks, _work):  # type: ignore[no-untyped-def]
-        for task in tasks:
-            task()
 
     parts = []
     for _ in range(values):

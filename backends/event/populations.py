@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from backends.event import kernels, memory
+from backends.event import aligned, kernels
 from backends.event.layers import arrange, arriving, bias, layout, neuron, nothing, summed
 from backends.event.plan import Population
 from backends.event.spikes import Spikes
@@ -181,8 +181,8 @@ class Neurons:
     def _is_binary(self) -> bool:
         """Whether spikes are bits, 16 channels of which no two blocks share."""
         n = self.neuron
-        aligned = all(block.first % 16 == 0 for block in self.first.blocks)
-        return n.gamma == 1 and not n.gamma_neg and aligned
+        whole = all(block.first % 16 == 0 for block in self.first.blocks)
+        return n.gamma == 1 and not n.gamma_neg and whole
 
     def _constants(self) -> list[Array]:
         return [self.bias, self.neuron.theta, self.neuron.v_init]
@@ -194,7 +194,7 @@ def _at_hand(size: int) -> tuple[Array, ...]:
     A chunk is a few kilobytes, so that it stays at hand while time goes by.
     """
     chunk = max(1, _CHUNK // size) * size
-    room = memory.zeros((2 * chunk + size,), np.int32)
+    room = aligned.zeros((2 * chunk + size,), np.int32)
     return room[:chunk], room[chunk : 2 * chunk], room[2 * chunk :]
 
 

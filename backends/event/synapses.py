@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from backends.event import geometry, memory
+from backends.event import aligned, geometry
 from backends.event.geometry import Windows
 from snncompiler.graph import Array, attribute, constant, shape, weights
 
@@ -115,7 +115,7 @@ def blocks(w: Array, groups: int) -> list[Block]:
             fitting = (n for n in LANES if n < left + 16 and rows * n * w.itemsize <= _CACHE)
             lanes = next(fitting, LANES[-1])
             used = min(lanes, left)
-            part = memory.zeros((rows + 1, lanes), w.dtype)
+            part = aligned.zeros((rows + 1, lanes), w.dtype)
             part[:rows, :used] = flat[:, first : first + used]
             result.append(Block(group, first, used, part))
             first, left = first + used, left - used
