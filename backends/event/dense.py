@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from backends import definitions
 from backends.event import kernels
-from backends.event.layers import arrange, arriving, bias, layout, summed
+from backends.event.layers import arrange, bias, layout, summed
 from backends.event.plan import Current, Dense
 from backends.event.stages import Synapses
 from backends.event.stretch import Stretch
@@ -50,10 +50,7 @@ class Summed:
     def __init__(self, node: ir.Node, current: Current, most: dict[ir.Value, float]) -> None:
         self.value = node.outputs[0]
         self.bias = bias(current, self.value)
-        self.sums = [
-            Synapses(summed(full, single, [], arriving(full, single, most)))
-            for full, single in arrange(current)
-        ]
+        self.sums = [Synapses(summed(full, single, [], most)) for full, single in arrange(current)]
 
     def run(self, now: Stretch) -> None:
         """Compute the value as [B T, C, ...]."""

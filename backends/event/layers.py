@@ -124,13 +124,17 @@ def neuron(node: ir.Node) -> Neuron:
 
 
 def summed(
-    full: tuple[Connection, ...], single: Connection | None, others: list[Array], most: int
+    full: tuple[Connection, ...],
+    single: Connection | None,
+    others: list[Array],
+    counts: dict[ir.Value, float],
 ) -> Sum:
     """Prepare a sum of connections.
 
-    others: what the grid has to hold as well, [..., C]. most: the largest |count| that comes in.
+    others: what the grid has to hold as well, [..., C]. counts: the largest |count| of every value.
     """
     given = [*full, *([single] if single else [])]
+    most = max(int(counts[c.source]) for c in given)
     channels = given[0].w.shape[2]
     k: Array = np.zeros(channels, np.int64)
     for array in (*(c.w for c in given), *others):
@@ -198,13 +202,6 @@ def arrange(current: Current) -> list[tuple[tuple[Connection, ...], Connection |
             full.setdefault(c.groups, []).append(c)
     pairs = zip_longest(map(tuple, full.values()), single)
     return [(together or (), one) for together, one in pairs]
-
-
-def arriving(
-    full: tuple[Connection, ...], single: Connection | None, most: dict[ir.Value, float]
-) -> int:
-    """The largest |count| that comes in, given that of every value."""
-    return max(int(most[c.source]) for c in (*full, single) if c)
 
 
 def bias(current: Current, value: ir.Value) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.event import aligned, kernels
-from backends.event.layers import arrange, arriving, bias, layout, neuron, nothing, summed
+from backends.event.layers import arrange, bias, layout, neuron, nothing, summed
 from backends.event.plan import Population
 from backends.event.spikes import Spikes
 from backends.event.stages import Synapses, small
@@ -33,8 +33,7 @@ class Neurons:
         self.sums = []
         others = self._constants() if len(pairs) == 1 and self._is_simple() else []
         for full, single in pairs:
-            total = summed(full, single, others, arriving(full, single, most))
-            self.sums.append(Synapses(total))
+            self.sums.append(Synapses(summed(full, single, others, most)))
         self.channels, self.positions = channels, positions = layout(self.value)
         self._grids: dict[int, tuple[Array, Array] | None] = {}  # by T, where all samples share it
         self.first = self.sums[0] if self.sums else Synapses(nothing(positions, channels))

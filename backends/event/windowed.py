@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.event import kernels
-from backends.event.layers import arrange, arriving, bias, layout, summed
+from backends.event.layers import arrange, bias, layout, summed
 from backends.event.plan import Population, Unit
 from backends.event.populations import not_finite
 from backends.event.spikes import Spikes
@@ -36,10 +36,10 @@ class Turns:
         v = v.reshape(channels if v.size > 1 else 1, -1)
         self.v_init = np.broadcast_to(v, (channels, positions)).T
         self.bias = bias(self.current, self.value)
-        self.sums = []
-        for full, single in arrange(self.current):
-            total = summed(full, single, [], arriving(full, single, most) * window)
-            self.sums.append(Synapses(total))
+        heard = {value: count * window for value, count in most.items()}
+        self.sums = [
+            Synapses(summed(full, single, [], heard)) for full, single in arrange(self.current)
+        ]
 
     def run(self, now: Stretch) -> None:
         """Listen, speak, or do neither."""
