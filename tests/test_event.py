@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Callable, Iterable
 from itertools import product
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +24,7 @@ from backends.event.plan import Population, make_plan
 from backends.event.populations import Neurons
 from backends.event.program import EventBackend
 from backends.event.spikes import Spikes, joined, stretches
+from backends.event.steady import Steady
 from backends.event.synapses import LANES, blocks
 from backends.reference import NumpyBackend
 from networks import random_dag, sample_input
@@ -457,6 +459,51 @@ def test_events_are_listed_in_order(seed: int) -> None:
             here = np.diff(found.starts[b, t])
             np.testing.assert_array_equal(here, (part[b, t] != 0).sum(1))
     np.testing.assert_array_equal(spikes.totals(each), np.abs(x.astype(int)).sum((0, 1)))
+
+
+def test_bits_are_counted_over_many_steps() -> None:
+    ones = np.random.default_rng(1).random((2, 600, 9, 64)) < 0.9
+    bits = np.packbits(ones, axis=-1, bitorder="little").view(np.uint16)
+    found = Spikes(bits=bits, channels=64).totals(each)
+    np.testing.assert_array_equal(found, ones.sum((0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("gamma", "timesteps"), [(1, 127), (1, 128), (3, 43), (200, 8), (300, 120)]
+)
+def test_pools_hold_what_every_step_can_bring(gamma: int, timesteps: int) -> None:
+    model = networks.vgg_like(1)
+    x = 10 * sample_input(model, 4, 1)  # most neurons send as much as they can
+    network = compile_model(
+        model, x / 10, recipe="graded", timesteps=4, options={"neurons.gamma": float(gamma)}
+    )
+    assert not compare(network.model, x, timesteps)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.integers(0, 2))
+def test_constant_currents_are_brought_over_as_they_are(seed: int, mapped: bool, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples, channels, positions = rng.integers(1, 40, 3)
+    k = rng.integers(0, 12, channels)
+
+    def drawn(*shape: int) -> np.ndarray:  # whole numbers of 2^-k
+        return rng.integers(-4096, 4096, (*shape, channels)) * np.exp2(-k)
+
+    bias = drawn(positions if mapped else 1)
+    arriving = [drawn(samples, positions) for _ in range(n)]
+    values = [a.swapaxes(1, 2).astype(rng.choice([np.float32, np.float64])) for a in arriving]
+    steady = Steady(bias, values)
+    expected = sum(arriving, bias[None])
+    np.testing.assert_array_equal(steady.current(), expected)
+    assert (steady.peak() >= np.abs(expected).max((0, 1))).all()
+
+    now = SimpleNamespace(each=each)
+    found = steady.in_units(k, now)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, expected * np.exp2(k))
+    c, p = rng.integers(channels), rng.integers(len(bias))
+    bias[p, c] += 2.0 ** -(k[c] + 1)
+    assert Steady(bias, values).in_units(k, now) is None  # type: ignore[arg-type]
 
 
 @settings(max_examples=40, deadline=None)

@@ -14,8 +14,10 @@ from backends.event.vectors import lowest_bit, ones
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
 _part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)
 
-#: Events of a position below which there are few.
+#: Events of a word below which there are few.
 _FEW = 2
+#: As many words of 64 bits as it has.
+_CACHE_LINE = (0,) * 8
 
 
 @_part
@@ -44,15 +46,23 @@ def count_events(words, channels, span, starts):
     words: 64 channels each, [B, T, P, C / 64]. span: samples and steps, (first, last) each.
     """
     first, last = channels
+    begin, end = first // 64, (last + 63) // 64
+    all_there = first % 64 == 0 and last % 64 == 0
+    positions, each = words.shape[2:]
     for b in range(span[0], span[1]):
         for t in range(span[2], span[3]):
             n = np.uint64(0)
             starts[b, t, 0] = 0
-            for q in range(words.shape[2]):
-                here = ((b * words.shape[1] + t) * words.shape[2] + q) * words.shape[3]
-                for i in range(first // 64, (last + 63) // 64):
-                    n += ones(_word(words, here, i, first, last))
+            here = (b * words.shape[1] + t) * positions * each
+            for q in range(positions):
+                if all_there:
+                    for i in range(begin, end):
+                        n += ones(words.flat[here + i])
+                else:
+                    for i in range(begin, end):
+                        n += ones(_word(words, here, i, first, last))
                 starts[b, t, q + 1] = n
+                here += each
 
 
 @_kernel
@@ -65,14 +75,15 @@ def list_events(words, channels, span, starts, codes):
     """
     first, last = channels
     width, positions = last - first, words.shape[2]
+    first_word, last_word = first // 64, (last + 63) // 64
     for b in range(span[0], span[1]):
         end = starts[b, span[3] - 1, positions]  # what follows may be another thread's
         for t in range(span[2], span[3]):
             at = np.int64(starts[b, t, 0])
-            few = starts[b, t, positions] - at < _FEW * positions
+            few = starts[b, t, positions] - at < _FEW * positions * (last_word - first_word)
             for q in range(positions):
                 here = ((b * words.shape[1] + t) * positions + q) * words.shape[3]
-                for i in range(first // 64, (last + 63) // 64):
+                for i in range(first_word, last_word):
                     word = _word(words, here, i, first, last)
                     code = q * width + 64 * i - first
                     n = np.int64(ones(word))
@@ -102,8 +113,11 @@ def add_bits(bits, span, totals):
         for t in range(span[2], span[3], 255):
             n = min(255, span[3] - t)
             at = (b * bits.shape[1] + t) * line
-            for i in range(0, line, 4):
-                masks.count_bits(totals, 16 * i, bits, at + i, line, n)
+            whole = line // 32 * 32
+            for i in range(0, whole, 32):
+                masks.count_bits(totals, 16 * i, bits, at + i, line, n, _CACHE_LINE)
+            for i in range(whole, line, 4):
+                masks.count_bits(totals, 16 * i, bits, at + i, line, n, (0,))
 
 
 @_kernel
@@ -118,7 +132,7 @@ def pool(out, bits, totals, top, span, pointers, taps, words):
     for b in range(first, last):
         for t in range(steps):
             at = (b * steps + t) * inputs * words
-            masks.add_bits(totals, b * size, bits, at, inputs * words)
+            masks.add_bits(totals, b * size, bits, at, inputs * words // 4)
             for p in range(outputs):
                 here = (b * outputs + p) * channels
                 to = ((b * steps + t) * outputs + p) * words

@@ -17,7 +17,6 @@ from backends.event.vectors import maxima_of_windows, same_numbers, sum_of_rows
 
 _INDEX = ir.IntType(64)
 _NUMBER = ir.IntType(32)
-_SHORT = ir.IntType(16)
 #: Of every byte the places of its bits that are set, in order, then those of the others.
 _PLACES = ir.Constant(
     ir.ArrayType(ir.IntType(8), 256 * 8),
@@ -93,12 +92,12 @@ def list_byte(_context, codes, at, byte, code):
 
 @intrinsic
 def add_bits(_context, totals, here, x, at, n):
-    """totals[here + i] += bit i of x[at:], 16 n bits in all."""
+    """totals[here + i] += bit i of x[at:], 64 n bits in all."""
     index = types.int64
     signature = types.void(totals, index, x, index, index)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        for place, ones in _spread(context, b, sig, args):
+        for place, ones in _spread(context, b, sig, args, 64):
             b.store(b.add(b.load(place, align=1), ones), place, align=1)
         return context.get_dummy_value()
 
@@ -112,7 +111,7 @@ def spread_bits(_context, out, here, x, at, n):
     signature = types.void(out, index, x, index, index)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        for place, ones in _spread(context, b, sig, args):
+        for place, ones in _spread(context, b, sig, args, 16):
             b.store(ones, place, align=1)
         return context.get_dummy_value()
 
@@ -123,7 +122,7 @@ def spread_bits(_context, out, here, x, at, n):
 def rise_bits(_context, out, at, totals, base, top, here, taps, begin, end, channels):
     """Bit c of out[at:] = M > top;  top = M, as `vectors.pool_windows` for all `channels`.
 
-    channels: a multiple of 16.
+    channels: a multiple of 64.
     """
     index = types.int64
     signature = types.void(out, index, totals, index, top, index, taps, index, index, index)
@@ -132,47 +131,57 @@ def rise_bits(_context, out, at, totals, base, top, here, taps, begin, end, chan
         data = {i: context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4, 6)}
 
         def write(i: Any, largest: Any, before: Any) -> None:
-            word = b.bitcast(b.icmp_signed(">", largest, before), _SHORT)
-            b.store(word, b.gep(data[0], [b.add(args[1], i)]), align=2)
+            word = b.bitcast(b.icmp_signed(">", largest, before), _INDEX)
+            place = b.gep(data[0], [b.add(args[1], b.mul(i, _const(4)))])
+            b.store(word, b.bitcast(place, _INDEX.as_pointer()), align=2)
 
-        maxima_of_windows(b, data, args, write)
+        maxima_of_windows(b, data, args, write, 64)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def count_bits(_context, totals, here, x, at, stride, n):
-    """totals[here + i] += how often bit i of x[at + k stride:] is set, i < 64, k < n <= 255."""
+def count_bits(_context, totals, here, x, at, stride, n, words):
+    """totals[here + i] += how often bit i of x[at + k stride:] is set, k < n <= 255.
+
+    i < 64 len(words). As many words as a cache line has make it quick.
+    """
     index = types.int64
-    signature = types.void(totals, index, x, index, index, index)
+    signature = types.void(totals, index, x, index, index, index, words)
     vector, wide = (ir.VectorType(ir.IntType(w), 64) for w in (8, 32))
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
-        count = cgutils.alloca_once(b, vector)
-        b.store(ir.Constant(vector, None), count)
+        counts = [cgutils.alloca_once(b, vector) for _ in words]
+        for count in counts:
+            b.store(ir.Constant(vector, None), count)
         with cgutils.for_range(b, args[5], intp=_INDEX) as loop:
-            place = b.gep(source, [b.add(args[3], b.mul(loop.index, args[4]))])
-            word = b.load(b.bitcast(place, _INDEX.as_pointer()), align=2)
-            ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 64)), vector)
-            b.store(b.add(b.load(count), ones), count)
-        place = b.bitcast(b.gep(target, [args[1]]), wide.as_pointer())
-        more = b.add(b.load(place, align=4), b.zext(b.load(count), wide))
-        b.store(more, place, align=4)
+            row = b.gep(source, [b.add(args[3], b.mul(loop.index, args[4]))])
+            row = b.bitcast(row, _INDEX.as_pointer())
+            for j, count in enumerate(counts):
+                word = b.load(b.gep(row, [_const(j)]), align=2)
+                ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 64)), vector)
+                b.store(b.add(b.load(count), ones), count)
+        for j, count in enumerate(counts):
+            place = b.gep(target, [b.add(args[1], _const(64 * j))])
+            place = b.bitcast(place, wide.as_pointer())
+            more = b.add(b.load(place, align=4), b.zext(b.load(count), wide))
+            b.store(more, place, align=4)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def _spread(context: Any, b: Any, sig: Any, args: Any) -> Iterator[tuple[Any, Any]]:
-    """The body of a loop over numbers x[at:], for (target, here, x, at, n): 16 places, 16 bits."""
+def _spread(context: Any, b: Any, sig: Any, args: Any, bits: int) -> Iterator[tuple[Any, Any]]:
+    """The body of a loop over words x[at:], for (target, here, x, at, n): places, `bits` bits."""
     target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
-    vector = ir.VectorType(target.type.pointee, 16)
+    vector, kind = ir.VectorType(target.type.pointee, bits), ir.IntType(bits)
+    first = b.bitcast(b.gep(source, [args[3]]), kind.as_pointer())
     with cgutils.for_range(b, args[4], intp=_INDEX) as loop:
-        word = b.load(b.gep(source, [b.add(args[3], loop.index)]))
-        ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 16)), vector)
-        j = b.add(args[1], b.mul(loop.index, _const(16)))
+        word = b.load(b.gep(first, [loop.index]), align=2)
+        ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), bits)), vector)
+        j = b.add(args[1], b.mul(loop.index, _const(bits)))
         yield b.bitcast(b.gep(target, [j]), vector.as_pointer()), ones
 
 

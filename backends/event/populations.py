@@ -10,6 +10,7 @@ from backends.event.layers import arrange, bias, layout, neuron, nothing, summed
 from backends.event.plan import Population
 from backends.event.spikes import Spikes
 from backends.event.stages import Synapses, small
+from backends.event.steady import Steady
 from backends.event.stretch import Stretch, channels_last
 from snncompiler.diagnostics import InputError, clean, refuse
 from snncompiler.graph import Array, sources
@@ -60,7 +61,8 @@ class Neurons:
             return self._grids[now.timesteps]
         if self.node in now.grids:
             k = now.grids[self.node]
-            return None if k is None else (k, (self._constant(now) * np.exp2(k)).astype(np.int32))
+            current = None if k is None else self._steady(now).in_units(k, now)
+            return None if k is None or current is None else (k, current)
         found = self._found_grid(now)
         now.grids[self.node] = found and found[0]
         return found
@@ -69,10 +71,9 @@ class Neurons:
         """The same for the samples at hand, if 32 bits hold all that can happen."""
         if not self._is_simple():
             return None
-        n, current = self.neuron, self._constant(now)
+        n, steady = self.neuron, self._steady(now)
         bound = self.sums[0].total.bound * np.exp2(-self.sums[0].total.k) if self.sums else 0.0
-        peak = np.maximum(current.max((0, 1)), -current.min((0, 1)))
-        largest = now.timesteps * (peak + bound)
+        largest = now.timesteps * (steady.peak() + bound)
         largest = largest + np.abs(n.v_init).max(0) + n.theta
         if not np.isfinite(largest).all():
             return None
@@ -85,11 +86,10 @@ class Neurons:
             return None
         if (k > room).any() or (np.ldexp(n.theta, k) < 1).any():
             return None
-        scaled = [a * np.exp2(k) for a in (current, n.v_init)]
-        whole = [a.astype(np.int32) for a in scaled]
-        if not all((a == b).all() for a, b in zip(whole, scaled, strict=True)):
+        if (np.ldexp(n.v_init, k) % 1).any():
             return None
-        return k, whole[0]
+        current = steady.in_units(k, now)
+        return None if current is None else (k, current)
 
     def _in_bits(self, now: Stretch, frozen: int, k: Array, current: Array) -> Spikes:
         """Neurons that fire at most once a step."""
@@ -140,7 +140,7 @@ class Neurons:
             v = np.array(np.broadcast_to(n.v_init, shape_), np.float64, order="C")
             sent = np.zeros(shape_ if n.gamma_neg else (0, 0, 0))
             now.states[self.node] = v, sent
-        constant = self._constant(now)
+        constant = self._steady(now).current()
         extra: Array = _NO_CURRENT
         if self.current.dense or len(self.sums) > 1:
             extra = np.zeros(out.shape)
@@ -164,12 +164,9 @@ class Neurons:
             raise not_finite(self.node)
         return Spikes(out)
 
-    def _constant(self, now: Stretch) -> Array:
-        """What flows at every step alike, [B or 1, P, C]."""
-        total = self.bias[None]
-        for value in self.current.static:
-            total = channels_last(now.static[value]) + total
-        return np.ascontiguousarray(total)
+    def _steady(self, now: Stretch) -> Steady:
+        """What flows at every step alike."""
+        return Steady(self.bias, [now.static[value] for value in self.current.static])
 
     def _is_simple(self) -> bool:
         n = self.neuron

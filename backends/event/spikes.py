@@ -133,7 +133,9 @@ class Spikes:
 
         def count(i: int) -> None:
             if words is not None:
-                bit_trains.count_events(words, (first, last), spans[i], starts)
+                # Bits beyond the channels are 0: whole words are quicker.
+                upto = last if last < self.channels else 64 * words.shape[3]
+                bit_trains.count_events(words, (first, upto), spans[i], starts)
             else:
                 trains.count_events(self.x, (first, last), spans[i], starts, plain)
 

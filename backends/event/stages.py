@@ -141,7 +141,7 @@ class Pool:
         arriving = spikes.x if spikes.bits is None else spikes.bits
         width = arriving.shape[3]  # counts, or numbers of 16 bits
         if self.node not in now.states:
-            wide = np.int16 if self.most * now.timesteps < 2**15 else np.int32
+            wide = np.min_scalar_type(-int(self.most * now.timesteps) - 1)
             lanes = width * (16 if packed else 1)
             sizes = (spikes.positions * lanes, outputs * lanes)
             now.states[self.node] = tuple(np.zeros((now.samples, n), wide) for n in sizes)

@@ -232,7 +232,7 @@ def add_up(_context, totals, here, x, at, size, absolute):
         with cgutils.for_range(b, b.sdiv(args[4], _const(16)), intp=_INDEX) as loop:
             j = b.mul(loop.index, _const(16))
             number = b.load(_from(b, source, b.add(args[3], j), stored), align=1)
-            number = number if stored == kind else b.sext(number, vector)
+            number = number if stored == kind else _resized_vector(b, number, kind)
             minus = b.sub(ir.Constant(vector, None), number)
             larger = b.select(b.icmp_signed(">", number, minus), number, minus)
             number = b.select(b.trunc(args[5], ir.IntType(1)), larger, number)
@@ -262,33 +262,36 @@ def pool_windows(_context, out, at, totals, base, top, here, taps, begin, end, c
             place = b.add(args[1], b.mul(i, _const(16)))
             b.store(rise, _from(b, data[0], place, small), align=1)
 
-        maxima_of_windows(b, data, args, write)
+        maxima_of_windows(b, data, args, write, 16)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def maxima_of_windows(b: Any, data: dict[int, Any], args: Any, write: Callable[..., None]) -> None:
-    """Emit what `pool_windows` tells but for the output: write(i, M, top) for 16 channels each.
+def maxima_of_windows(
+    b: Any, data: dict[int, Any], args: Any, write: Callable[..., None], at_once: int
+) -> None:
+    """Emit what `pool_windows` tells but for the output: write(i, M, top), channels `at_once`.
 
     data: pointers, by the number of the argument.
     """
     source, before, places = data[2], data[4], data[6]
     kind = source.type.pointee
-    largest = cgutils.alloca_once(b, ir.VectorType(kind, 16))
+    vector = ir.VectorType(kind, at_once)
+    largest = cgutils.alloca_once(b, vector)
 
     def seen(r: Any, j: Any) -> Any:
         q = b.sext(b.load(b.gep(places, [r])), _INDEX)
         start = b.add(args[3], b.add(b.mul(q, args[9]), j))
-        return b.load(_from(b, source, start, kind), align=1)
+        return b.load(b.bitcast(b.gep(source, [start]), vector.as_pointer()), align=1)
 
-    with cgutils.for_range(b, b.sdiv(args[9], _const(16)), intp=_INDEX) as loop:
-        j = b.mul(loop.index, _const(16))
+    with cgutils.for_range(b, b.sdiv(args[9], _const(at_once)), intp=_INDEX) as loop:
+        j = b.mul(loop.index, _const(at_once))
         b.store(seen(args[7], j), largest)
         with cgutils.for_range(b, args[8], b.add(args[7], _const(1)), intp=_INDEX) as window:
             x, y = seen(window.index, j), b.load(largest)
             b.store(b.select(b.icmp_signed(">", x, y), x, y), largest)
-        place = _from(b, before, b.add(args[5], j), kind)
+        place = b.bitcast(b.gep(before, [b.add(args[5], j)]), vector.as_pointer())
         write(loop.index, b.load(largest), b.load(place, align=1))
         b.store(b.load(largest), place, align=1)
 

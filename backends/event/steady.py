@@ -1,0 +1,75 @@
+"""Current that is the same at every step: from the layout of the network to that of the kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from backends.event.stretch import Stretch, run_all
+from snncompiler.graph import Array
+
+#: Nanoseconds to bring one number over, and how many positions at a time: their lines stay at hand.
+_BRING, _TOGETHER = 1.0, 16
+
+
+class Steady:
+    """bias + all values: what flows into each neuron, sample by sample.
+
+    bias: [1 or P, C]. values: [B, C, ...] each; none: all samples get the bias alone.
+    """
+
+    def __init__(self, bias: Array, values: list[Array]) -> None:
+        self.bias = bias
+        self.values = [a.reshape(len(a), bias.shape[1], -1) for a in values]
+
+    def peak(self) -> Array:
+        """No current is larger, per channel [C]; not finite where one is not."""
+        low, high = self.bias.min(0), self.bias.max(0)
+        for x in self.values:
+            low, high = low + x.min(2).min(0), high + x.max(2).max(0)
+        return np.maximum(high, -low)
+
+    def current(self) -> Array:
+        """[B or 1, P, C], float64."""
+        total = self.bias[None]
+        for x in self.values:
+            total = x.transpose(0, 2, 1) + total
+        return np.ascontiguousarray(total)
+
+    def in_units(self, k: Array, now: Stretch) -> Array | None:
+        """The current in units of 2^-k [C], [B or 1, P, C] int32, which have room for it.
+
+        None if it is not a whole number of them everywhere.
+        """
+        scale = np.exp2(k.astype(np.float64))
+        if not self.values:
+            scaled = self.bias[None] * scale
+            whole: Array = scaled.astype(np.int32)
+            return whole if (whole == scaled).all() else None
+        x = self.values[0] if len(self.values) == 1 else sum(self.values, np.zeros(()))
+        samples, channels, positions = x.shape
+        out = np.empty((samples, positions, channels), np.int32)
+        exact = np.zeros(samples, np.bool_)
+
+        def work(b: int) -> None:
+            exact[b] = _bring(out[b], x[b], self.bias, scale)
+
+        now.each(run_all(work, ((b,) for b in range(samples))), _BRING * out.size)
+        return out if exact.all() else None
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _bring(out, x, bias, scale):
+    """out[p, c] = (x[c, p] + bias[p, c]) scale[c]; whether these are whole numbers."""
+    channels, positions = x.shape
+    same = bias.shape[0] == 1
+    wrong = 0
+    for begin in range(0, positions, _TOGETHER):
+        for c in range(channels):
+            unit, everywhere = scale[c], bias[0, c]
+            for p in range(begin, min(begin + _TOGETHER, positions)):
+                scaled = (x[c, p] + (everywhere if same else bias[p, c])) * unit
+                whole = np.int32(scaled)
+                wrong += whole != scaled
+                out[p, c] = whole
+    return wrong == 0
