@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from backends.event import trains
 from backends.event.stretch import Stretch, run_all
 from snncompiler.graph import Array
 
-#: Nanoseconds to bring one number over, and how many positions at a time: their lines stay at hand.
-_BRING, _TOGETHER = 1.0, 16
+#: Nanoseconds to bring one number over.
+_BRING = 1.0
 
 
 class Steady:
@@ -20,14 +20,15 @@ class Steady:
 
     def __init__(self, bias: Array, values: list[Array]) -> None:
         self.bias = bias
-        self.values = [a.reshape(len(a), bias.shape[1], -1) for a in values]
+        self.values: list[Array] = [a.reshape(len(a), bias.shape[1], -1) for a in values]
 
     def peak(self) -> Array:
         """No current is larger, per channel [C]; not finite where one is not."""
         low, high = self.bias.min(0), self.bias.max(0)
         for x in self.values:
             low, high = low + x.min(2).min(0), high + x.max(2).max(0)
-        return np.maximum(high, -low)
+        largest: Array = np.maximum(high, -low)
+        return largest
 
     def current(self) -> Array:
         """[B or 1, P, C], float64."""
@@ -46,30 +47,15 @@ class Steady:
             scaled = self.bias[None] * scale
             whole: Array = scaled.astype(np.int32)
             return whole if (whole == scaled).all() else None
-        x = self.values[0] if len(self.values) == 1 else sum(self.values, np.zeros(()))
-        samples, channels, positions = x.shape
-        out = np.empty((samples, positions, channels), np.int32)
+        x: Array = self.values[0]
+        for more in self.values[1:]:
+            x = np.add(x, more, dtype=np.float64)
+        samples = len(x)
+        out = np.empty((samples, x.shape[2], x.shape[1]), np.int32)
         exact = np.zeros(samples, np.bool_)
 
         def work(b: int) -> None:
-            exact[b] = _bring(out[b], x[b], self.bias, scale)
+            exact[b] = trains.bring(out[b], x[b], self.bias, scale)
 
         now.each(run_all(work, ((b,) for b in range(samples))), _BRING * out.size)
         return out if exact.all() else None
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _bring(out, x, bias, scale):
-    """out[p, c] = (x[c, p] + bias[p, c]) scale[c]; whether these are whole numbers."""
-    channels, positions = x.shape
-    same = bias.shape[0] == 1
-    wrong = 0
-    for begin in range(0, positions, _TOGETHER):
-        for c in range(channels):
-            unit, everywhere = scale[c], bias[0, c]
-            for p in range(begin, min(begin + _TOGETHER, positions)):
-                scaled = (x[c, p] + (everywhere if same else bias[p, c])) * unit
-                whole = np.int32(scaled)
-                wrong += whole != scaled
-                out[p, c] = whole
-    return wrong == 0

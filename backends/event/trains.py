@@ -1,6 +1,7 @@
 """Kernels on spike trains x[B, T, P, C]: listing events, pooling, calibrating, moving, summing.
 
-What an event list is, and how kernels are compiled, is told in `kernels`.
+One more turns the layout of the network, [C, P], into this one. What an event list is, and how
+kernels are compiled, is told in `kernels`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from backends.event.vectors import add_up, bits_of, lowest_bit, ones, pool_windo
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
 
 _part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)
+
+#: Positions that `bring` takes at a time: few enough for their lines to stay in the cache.
+_TOGETHER = 16
 
 
 @_part
@@ -201,3 +205,20 @@ def sum_steps(out, x, upto):
                 for i in range(x.shape[2]):
                     out[b, k, i] += x[b, t_, i]
             t = max(t, upto[k])
+
+
+@_kernel
+def bring(out, x, bias, scale):
+    """out[p, c] = (x[c, p] + bias[p, c]) scale[c], bias [1 or P, C]; whether all are whole."""
+    channels, positions = x.shape
+    same = bias.shape[0] == 1
+    wrong = 0
+    for begin in range(0, positions, _TOGETHER):
+        for c in range(channels):
+            unit, everywhere = scale[c], bias[0, c]
+            for p in range(begin, min(begin + _TOGETHER, positions)):
+                scaled = (x[c, p] + (everywhere if same else bias[p, c])) * unit
+                whole = np.int32(scaled)
+                wrong += whole != scaled
+                out[p, c] = whole
+    return wrong == 0
