@@ -31,7 +31,7 @@ import numpy as np
 from numba import njit
 
 from backends.event.masks import fire_bits
-from backends.event.vectors import add_product, add_rows, collect, fill, fire_block
+from backends.event.vectors import add_product, add_rows, collect, collect_runs, fill, fire_block
 
 # Without NRT, Numba counts no references (more work than a quiet window), but may not allocate.
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
@@ -43,14 +43,11 @@ def _rows(rows, factors, synapse, lists, b, t, p):
     """Collect the numbers of the rows of all events in the window of output p; how many."""
     w, pointers, runs, _ = synapse
     codes, counts, starts, plain = lists
-    n = np.int64(0)
-    for r in range(pointers[p], pointers[p + 1]):
-        begin = np.int64(starts[b, t, runs[r, 0]])
-        end = np.int64(starts[b, t, runs[r, 1]])
-        collect(rows, n, codes, begin, end, runs[r, 2])
-        if not plain[b, t]:
-            collect(factors, n, counts, begin, end, 0)
-        n += end - begin
+    at = (b * starts.shape[1] + t) * starts.shape[2]
+    first, last = pointers[p], pointers[p + 1]
+    n = collect_runs(rows, codes, starts, at, runs, first, last, True)
+    if not plain[b, t]:
+        collect_runs(factors, counts, starts, at, runs, first, last, False)
     fill(rows, n, w.shape[0] - 1)
     return n
 

@@ -13,7 +13,7 @@ from backends.event.geometry import Windows
 from snncompiler.graph import Array, attribute, constant, shape, weights
 
 #: Output channels that one call of a kernel computes: how many fit its registers.
-LANES = (128, 96, 64, 48, 32, 16)
+LANES = (128, 112, 96, 80, 64, 48, 32, 16)
 #: Bytes of weights that one block of outputs may use, to stay in a core's cache.
 _CACHE = 640 << 10
 

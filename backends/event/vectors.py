@@ -46,6 +46,46 @@ def collect(_context, target, n, source, begin, end, shift):
 
 
 @intrinsic
+def collect_runs(_context, target, source, starts, at, runs, first, last, shifted):
+    """Collect what runs first .. last of `runs` tell, one after the other; returns how many.
+
+    Of a run (q, r, shift): source[starts[at + q]:starts[at + r]], if `shifted` + shift. Numbers
+    beyond the ends are read and written as in `collect`.
+    """
+    index = types.int64
+    signature = index(target, source, starts, index, runs, index, index, shifted)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        to, since, begins, table = (
+            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 1, 2, 4)
+        )
+        kind, begins = to.type.pointee, b.gep(begins, [args[3]])
+        count = cgutils.alloca_once_value(b, _const(0))
+        with cgutils.for_range_slice(b, args[5], args[6], _const(1), _INDEX) as (r, _):
+            run = b.gep(table, [b.mul(r, _const(3))])
+            places = (b.sext(b.load(b.gep(run, [_const(i)])), _INDEX) for i in (0, 1))
+            begin, end = (b.sext(b.load(b.gep(begins, [q])), _INDEX) for q in places)
+            shift = b.load(b.gep(run, [_const(2)]))
+            shift = b.select(b.trunc(args[7], ir.IntType(1)), shift, ir.Constant(shift.type, 0))
+            more = same_numbers(b, _resized(b, shift, kind), 16)
+            n = b.load(count)
+            out, source = b.gep(to, [n]), b.gep(since, [begin])
+
+            def copy(i: Any, out: Any = out, source: Any = source, more: Any = more) -> None:
+                x = b.load(_from(b, source, i, kind), align=1)
+                b.store(b.add(x, more), _from(b, out, i, kind), align=1)
+
+            copy(_const(0))
+            length = b.sub(end, begin)
+            with cgutils.for_range_slice(b, _const(16), length, _const(16), _INDEX) as (i, _):
+                copy(i)
+            b.store(b.add(n, length), count)
+        return b.load(count)
+
+    return signature, codegen
+
+
+@intrinsic
 def fill(_context, target, n, number):
     """target[n + i] = number, i < 16."""
     signature = types.void(target, types.int64, number)
