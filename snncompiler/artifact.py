@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 import backends
-from snncompiler import frontend, gate
+from snncompiler import gate
 from snncompiler.data import check_samples
 from snncompiler.diagnostics import InputError, VerificationError, refuse
 from snncompiler.graph import define_ops, shape, sources
@@ -29,7 +29,11 @@ def open_any(path: str | Path) -> ir.Model:
     """
     register()
     proto = gate.read(path)
-    return load(path) if gate.is_compiled(proto) else frontend.load(proto).model
+    if gate.is_compiled(proto):
+        return load(path)
+    from snncompiler import frontend  # what imports trained networks is slow to load itself
+
+    return frontend.load(proto).model
 
 
 def load(path: str | Path) -> ir.Model:

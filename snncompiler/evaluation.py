@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -16,9 +16,7 @@ import onnx_ir as ir
 import backends
 from snncompiler.data import Samples
 from snncompiler.diagnostics import refuse
-from snncompiler.driver import import_network
 from snncompiler.files import write_whole
-from snncompiler.frontend import Network
 from snncompiler.graph import Array, shape
 from snncompiler.judging import Judge
 from snncompiler.metrics import (
@@ -34,6 +32,9 @@ from snncompiler.progress import Progress, silent
 from snncompiler.record import choose_timesteps, record_of
 from snncompiler.tasks import Classification, Metrics, Task
 from snncompiler.trace import Observe, Trace, join, move_counts
+
+if TYPE_CHECKING:
+    from snncompiler.frontend import Network
 
 
 @dataclass
@@ -258,6 +259,8 @@ def _without_rounding(
 
 def _trained(model: ir.Model, reference: str | Path) -> Network:
     """The trained network; raises InputError if it takes other samples."""
+    from snncompiler.driver import import_network  # slow to load, and not always needed
+
     network = import_network(reference)
     if network.input_shape != shape(model.graph.inputs[0]):
         raise refuse(

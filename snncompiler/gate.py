@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import networkx
 import onnx
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError
@@ -256,6 +255,8 @@ def _interface(graph: onnx.GraphProto) -> list[Problem]:
 
 
 def _check_cycles(graph: onnx.GraphProto) -> None:
+    import networkx  # a tenth of a second, which running a compiled network need not wait for
+
     producer = {v: n.name for n in graph.node for v in n.output if v}
     view = networkx.DiGraph()
     for node in graph.node:
