@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from backends.event import masks
-from backends.event.vectors import lowest_bit, ones
+from backends.event.counts import lowest_bit, ones
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
 _part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)

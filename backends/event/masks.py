@@ -13,7 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from backends.event.vectors import maxima_of_windows, same_numbers, sum_of_rows
+from backends.event.counts import maxima_of_windows
+from backends.event.vectors import const, same_numbers, sum_of_rows
 
 _INDEX = ir.IntType(64)
 _NUMBER = ir.IntType(32)
@@ -55,7 +56,7 @@ def fire_bits(
             vector = ir.VectorType(_NUMBER, n)
 
             def load(pointer: Any, at: int = at, vector: Any = vector) -> Any:
-                place = b.bitcast(b.gep(pointer, [_const(at)]), vector.as_pointer())
+                place = b.bitcast(b.gep(pointer, [const(at)]), vector.as_pointer())
                 return b.load(place, align=4)
 
             x = x if x.type.element == _NUMBER else b.sext(x, vector)
@@ -63,9 +64,9 @@ def fire_bits(
             limit = load(data[3])
             fires = b.icmp_signed(">=", total, limit)
             left = b.select(fires, b.sub(total, limit), total)
-            place = b.bitcast(b.gep(potential, [_const(at)]), vector.as_pointer())
+            place = b.bitcast(b.gep(potential, [const(at)]), vector.as_pointer())
             b.store(left, place, align=4)
-            word = b.bitcast(b.gep(target, [_const(at // 16)]), ir.IntType(n).as_pointer())
+            word = b.bitcast(b.gep(target, [const(at // 16)]), ir.IntType(n).as_pointer())
             b.store(b.bitcast(fires, ir.IntType(n)), word, align=2)
         return context.get_dummy_value()
 
@@ -81,7 +82,7 @@ def list_byte(_context, codes, at, byte, code):
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         target = context.make_array(sig.args[0])(context, b, args[0]).data
         table = cgutils.global_constant(b, "places_of_bits", _PLACES)
-        row = b.bitcast(b.gep(table, [_const(0), b.mul(args[2], _const(8))]), small.as_pointer())
+        row = b.bitcast(b.gep(table, [const(0), b.mul(args[2], const(8))]), small.as_pointer())
         places = b.zext(b.load(row, align=8), wide)
         found = b.add(places, same_numbers(b, b.trunc(args[3], _NUMBER), 8))
         b.store(found, b.bitcast(b.gep(target, [args[1]]), wide.as_pointer()), align=4)
@@ -120,7 +121,7 @@ def spread_bits(_context, out, here, x, at, n):
 
 @intrinsic
 def rise_bits(_context, out, at, totals, base, top, here, taps, begin, end, channels):
-    """Bit c of out[at:] = M > top;  top = M, as `vectors.pool_windows` for all `channels`.
+    """Bit c of out[at:] = M > top;  top = M, as `counts.pool_windows` for all `channels`.
 
     channels: a multiple of 64.
     """
@@ -132,7 +133,7 @@ def rise_bits(_context, out, at, totals, base, top, here, taps, begin, end, chan
 
         def write(i: Any, largest: Any, before: Any) -> None:
             word = b.bitcast(b.icmp_signed(">", largest, before), _INDEX)
-            place = b.gep(data[0], [b.add(args[1], b.mul(i, _const(4)))])
+            place = b.gep(data[0], [b.add(args[1], b.mul(i, const(4)))])
             b.store(word, b.bitcast(place, _INDEX.as_pointer()), align=2)
 
         maxima_of_windows(b, data, args, write, 64)
@@ -160,11 +161,11 @@ def count_bits(_context, totals, here, x, at, stride, n, words):
             row = b.gep(source, [b.add(args[3], b.mul(loop.index, args[4]))])
             row = b.bitcast(row, _INDEX.as_pointer())
             for j, count in enumerate(counts):
-                word = b.load(b.gep(row, [_const(j)]), align=2)
+                word = b.load(b.gep(row, [const(j)]), align=2)
                 ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 64)), vector)
                 b.store(b.add(b.load(count), ones), count)
         for j, count in enumerate(counts):
-            place = b.gep(target, [b.add(args[1], _const(64 * j))])
+            place = b.gep(target, [b.add(args[1], const(64 * j))])
             place = b.bitcast(place, wide.as_pointer())
             more = b.add(b.load(place, align=4), b.zext(b.load(count), wide))
             b.store(more, place, align=4)
@@ -181,9 +182,5 @@ def _spread(context: Any, b: Any, sig: Any, args: Any, bits: int) -> Iterator[tu
     with cgutils.for_range(b, args[4], intp=_INDEX) as loop:
         word = b.load(b.gep(first, [loop.index]), align=2)
         ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), bits)), vector)
-        j = b.add(args[1], b.mul(loop.index, _const(bits)))
+        j = b.add(args[1], b.mul(loop.index, const(bits)))
         yield b.bitcast(b.gep(target, [j]), vector.as_pointer()), ones
-
-
-def _const(number: int) -> Any:
-    return ir.Constant(_INDEX, number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from backends.event.vectors import add_up, bits_of, lowest_bit, ones, pool_windows
+from backends.event.counts import add_up, bits_of, lowest_bit, ones, pool_windows
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
 

@@ -6,7 +6,6 @@ and every length is a version of its own, which Numba can keep on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -33,12 +32,12 @@ def collect(_context, target, n, source, begin, end, shift):
         more = same_numbers(b, _resized(b, args[5], kind), 16)
 
         def copy(i: Any) -> None:
-            x = b.load(_from(b, since, b.add(args[3], i), kind), align=1)
-            b.store(b.add(x, more), _from(b, to, b.add(args[1], i), kind), align=1)
+            x = b.load(place_from(b, since, b.add(args[3], i), kind), align=1)
+            b.store(b.add(x, more), place_from(b, to, b.add(args[1], i), kind), align=1)
 
-        copy(_const(0))
+        copy(const(0))
         length = b.sub(args[4], args[3])
-        with cgutils.for_range_slice(b, _const(16), length, _const(16), _INDEX) as (i, _):
+        with cgutils.for_range_slice(b, const(16), length, const(16), _INDEX) as (i, _):
             copy(i)
         return context.get_dummy_value()
 
@@ -60,24 +59,24 @@ def collect_runs(_context, target, source, starts, at, runs, first, last, shifte
             context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 1, 2, 4)
         )
         kind, begins = to.type.pointee, b.gep(begins, [args[3]])
-        count = cgutils.alloca_once_value(b, _const(0))
-        with cgutils.for_range_slice(b, args[5], args[6], _const(1), _INDEX) as (r, _):
-            run = b.gep(table, [b.mul(r, _const(3))])
-            places = (b.sext(b.load(b.gep(run, [_const(i)])), _INDEX) for i in (0, 1))
+        count = cgutils.alloca_once_value(b, const(0))
+        with cgutils.for_range_slice(b, args[5], args[6], const(1), _INDEX) as (r, _):
+            run = b.gep(table, [b.mul(r, const(3))])
+            places = (b.sext(b.load(b.gep(run, [const(i)])), _INDEX) for i in (0, 1))
             begin, end = (b.sext(b.load(b.gep(begins, [q])), _INDEX) for q in places)
-            shift = b.load(b.gep(run, [_const(2)]))
+            shift = b.load(b.gep(run, [const(2)]))
             shift = b.select(b.trunc(args[7], ir.IntType(1)), shift, ir.Constant(shift.type, 0))
             more = same_numbers(b, _resized(b, shift, kind), 16)
             n = b.load(count)
             out, source = b.gep(to, [n]), b.gep(since, [begin])
 
             def copy(i: Any, out: Any = out, source: Any = source, more: Any = more) -> None:
-                x = b.load(_from(b, source, i, kind), align=1)
-                b.store(b.add(x, more), _from(b, out, i, kind), align=1)
+                x = b.load(place_from(b, source, i, kind), align=1)
+                b.store(b.add(x, more), place_from(b, out, i, kind), align=1)
 
-            copy(_const(0))
+            copy(const(0))
             length = b.sub(end, begin)
-            with cgutils.for_range_slice(b, _const(16), length, _const(16), _INDEX) as (i, _):
+            with cgutils.for_range_slice(b, const(16), length, const(16), _INDEX) as (i, _):
                 copy(i)
             b.store(b.add(n, length), count)
         return b.load(count)
@@ -94,7 +93,7 @@ def fill(_context, target, n, number):
         to = context.make_array(sig.args[0])(context, b, args[0]).data
         kind = to.type.pointee
         same = same_numbers(b, _resized(b, args[2], kind), 16)
-        b.store(same, _from(b, to, args[1], kind), align=1)
+        b.store(same, place_from(b, to, args[1], kind), align=1)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -120,7 +119,7 @@ def add_rows(_context, total, at, narrow, w, rows, factors, first, last, scaled,
         for at, x in sum_of_rows(b, tuple(pointers), span, args[8], 16 * len(lanes)):
             kind, n = x.type.element, x.type.count
             x = x if kind == wide else b.sext(x, ir.VectorType(wide, n))
-            place = b.bitcast(b.gep(target, [_const(at)]), x.type.as_pointer())
+            place = b.bitcast(b.gep(target, [const(at)]), x.type.as_pointer())
             y = b.load(place, align=1)
             b.store((b.fadd if isinstance(wide, ir.DoubleType) else b.add)(y, x), place, align=1)
         return context.get_dummy_value()
@@ -149,10 +148,10 @@ def sum_of_rows(
 
     def add_one(i: Any, scales: bool) -> None:
         row = b.sext(b.load(b.gep(numbers, [i])), _INDEX)
-        row = b.gep(table, [b.mul(row, _const(length))])
+        row = b.gep(table, [b.mul(row, const(length))])
         scale = factor(i) if scales else None
         for (at, n), register in zip(pieces, registers, strict=True):
-            place = b.bitcast(b.gep(row, [_const(at)]), ir.VectorType(stored, n).as_pointer())
+            place = b.bitcast(b.gep(row, [const(at)]), ir.VectorType(stored, n).as_pointer())
             x = b.load(place, align=1)
             if stored != kind:
                 x = b.sext(x, ir.VectorType(kind, n))
@@ -162,9 +161,9 @@ def sum_of_rows(
 
     def add_all(scales: bool) -> None:
         at_once = min(together, 2) if scales else together
-        with cgutils.for_range_slice(b, *span, _const(at_once), _INDEX) as (i, _):
+        with cgutils.for_range_slice(b, *span, const(at_once), _INDEX) as (i, _):
             for j in range(at_once):
-                add_one(b.add(i, _const(j)), scales)
+                add_one(b.add(i, const(j)), scales)
 
     for (_, n), register in zip(pieces, registers, strict=True):
         b.store(ir.Constant(ir.VectorType(kind, n), None), register)
@@ -196,7 +195,7 @@ def add_product(_context, total, at, w, first, x, begin, lanes):
 
         for j in range(0, 16 * len(lanes), 16):
             places = [
-                _from(b, pointer, b.add(args[i], _const(j)), pointer.type.pointee)
+                place_from(b, pointer, b.add(args[i], const(j)), pointer.type.pointee)
                 for pointer, i in ((target, 1), (factors, 3), (source, 5))
             ]
             y, weight, count = (number(b.load(place, align=1)) for place in places)
@@ -244,7 +243,7 @@ def fire_block(_context, u, here, bias, shift, sent, out, at, least, most, signe
                     s = larger(s, b.sub(ir.Constant(vector, None), so_far))
                     b.store(b.add(so_far, s), _at(b, count, j, number), align=4)
                 b.store(b.sub(total, b.shl(s, k)), _at(b, potential, j, number), align=4)
-                place = b.gep(target, [b.add(args[6], _const(j))])
+                place = b.gep(target, [b.add(args[6], const(j))])
                 place = b.bitcast(place, ir.VectorType(kind, 16).as_pointer())
                 small = s if kind.width == 32 else b.trunc(s, ir.VectorType(kind, 16))
                 b.store(small, place, align=1)
@@ -259,124 +258,8 @@ def fire_block(_context, u, here, bias, shift, sent, out, at, least, most, signe
     return signature, codegen
 
 
-@intrinsic
-def add_up(_context, totals, here, x, at, size, absolute):
-    """totals[here + j] += x[at + j], if `absolute` its amount, for j < size, 16 at a time."""
-    index = types.int64
-    signature = types.void(totals, index, x, index, index, absolute)
-
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
-        kind, stored = target.type.pointee, source.type.pointee
-        vector = ir.VectorType(kind, 16)
-        with cgutils.for_range(b, b.sdiv(args[4], _const(16)), intp=_INDEX) as loop:
-            j = b.mul(loop.index, _const(16))
-            number = b.load(_from(b, source, b.add(args[3], j), stored), align=1)
-            number = number if stored == kind else _resized_vector(b, number, kind)
-            minus = b.sub(ir.Constant(vector, None), number)
-            larger = b.select(b.icmp_signed(">", number, minus), number, minus)
-            number = b.select(b.trunc(args[5], ir.IntType(1)), larger, number)
-            place = _from(b, target, b.add(args[1], j), kind)
-            b.store(b.add(b.load(place, align=1), number), place, align=1)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@intrinsic
-def pool_windows(_context, out, at, totals, base, top, here, taps, begin, end, channels):
-    """M = max of totals[base + taps[r] channels + c], begin <= r < end;  out = M - top;  top = M.
-
-    c: the multiples of 16 below `channels`. out from `at` on, top from `here` on.
-    """
-    index = types.int64
-    signature = types.void(out, index, totals, index, top, index, taps, index, index, index)
-
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        data = {i: context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4, 6)}
-        kind, small = data[2].type.pointee, data[0].type.pointee
-
-        def write(i: Any, largest: Any, before: Any) -> None:
-            rise = b.sub(largest, before)
-            rise = rise if small == kind else _resized_vector(b, rise, small)
-            place = b.add(args[1], b.mul(i, _const(16)))
-            b.store(rise, _from(b, data[0], place, small), align=1)
-
-        maxima_of_windows(b, data, args, write, 16)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-def maxima_of_windows(
-    b: Any, data: dict[int, Any], args: Any, write: Callable[..., None], at_once: int
-) -> None:
-    """Emit what `pool_windows` tells but for the output: write(i, M, top), channels `at_once`.
-
-    data: pointers, by the number of the argument.
-    """
-    source, before, places = data[2], data[4], data[6]
-    kind = source.type.pointee
-    vector = ir.VectorType(kind, at_once)
-    largest = cgutils.alloca_once(b, vector)
-
-    def seen(r: Any, j: Any) -> Any:
-        q = b.sext(b.load(b.gep(places, [r])), _INDEX)
-        start = b.add(args[3], b.add(b.mul(q, args[9]), j))
-        return b.load(b.bitcast(b.gep(source, [start]), vector.as_pointer()), align=1)
-
-    with cgutils.for_range(b, b.sdiv(args[9], _const(at_once)), intp=_INDEX) as loop:
-        j = b.mul(loop.index, _const(at_once))
-        b.store(seen(args[7], j), largest)
-        with cgutils.for_range(b, args[8], b.add(args[7], _const(1)), intp=_INDEX) as window:
-            x, y = seen(window.index, j), b.load(largest)
-            b.store(b.select(b.icmp_signed(">", x, y), x, y), largest)
-        place = b.bitcast(b.gep(before, [b.add(args[5], j)]), vector.as_pointer())
-        write(loop.index, b.load(largest), b.load(place, align=1))
-        b.store(b.load(largest), place, align=1)
-
-
-@intrinsic
-def bits_of(_context, x, at, beyond, eighths):
-    """A bit for each of 8 len(eighths) counts from x[at] on: is it not 0, or `beyond` 0 and 1?"""
-    signature = types.uint64(x, types.int64, beyond, eighths)
-
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        source = context.make_array(sig.args[0])(context, b, args[0]).data
-        kind, n = source.type.pointee, 8 * len(eighths)
-        vector = ir.VectorType(kind, n)
-        place = b.bitcast(b.gep(source, [args[1]]), vector.as_pointer())
-        counts = b.load(place, align=1)
-        limit = b.zext(b.trunc(args[2], ir.IntType(1)), kind)
-        found = b.icmp_unsigned(">", counts, same_numbers(b, limit, n))
-        return (
-            b.zext(b.bitcast(found, ir.IntType(n)), _INDEX) if n < 64 else b.bitcast(found, _INDEX)
-        )
-
-    return signature, codegen
-
-
-@intrinsic
-def lowest_bit(_context, word):
-    """How many zero bits are below the lowest one of a word that is not zero."""
-
-    def codegen(_: Any, b: Any, _sig: Any, args: Any) -> Any:
-        return b.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), codegen
-
-
-@intrinsic
-def ones(_context, word):
-    """How many bits of a word are one."""
-
-    def codegen(_: Any, b: Any, _sig: Any, args: Any) -> Any:
-        return b.ctpop(args[0])
-
-    return types.uint64(types.uint64), codegen
-
-
-def _const(number: int) -> Any:
+def const(number: int) -> Any:
+    """A number of 64 bits, as indices are."""
     return ir.Constant(_INDEX, number)
 
 
@@ -388,22 +271,22 @@ def _resized(b: Any, number: Any, kind: Any) -> Any:
 
 def _at(b: Any, pointer: Any, j: int, kind: Any) -> Any:
     """A pointer to 16 numbers from the j-th on."""
-    return b.bitcast(b.gep(pointer, [_const(j)]), ir.VectorType(kind, 16).as_pointer())
+    return b.bitcast(b.gep(pointer, [const(j)]), ir.VectorType(kind, 16).as_pointer())
 
 
 def same_numbers(b: Any, number: Any, n: int) -> Any:
     """A vector of n times the same number."""
     undefined = ir.Constant(ir.VectorType(number.type, n), ir.Undefined)
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), n), [0] * n)
-    return b.shuffle_vector(b.insert_element(undefined, number, _const(0)), undefined, zeros)
+    return b.shuffle_vector(b.insert_element(undefined, number, const(0)), undefined, zeros)
 
 
-def _from(b: Any, pointer: Any, j: Any, kind: Any) -> Any:
+def place_from(b: Any, pointer: Any, j: Any, kind: Any) -> Any:
     """A pointer to 16 numbers from the j-th on, j known at run time."""
     return b.bitcast(b.gep(pointer, [j]), ir.VectorType(kind, 16).as_pointer())
 
 
-def _resized_vector(b: Any, vector: Any, kind: Any) -> Any:
+def resized_vector(b: Any, vector: Any, kind: Any) -> Any:
     """16 whole numbers in another type."""
     change = b.trunc if vector.type.element.width > kind.width else b.sext
     return change(vector, ir.VectorType(kind, 16))
