@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,31 +55,15 @@ ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
         {"neurons.gamma_neg": 1.0},
     ),
 }
-#: With spikes: binary from the trained network on, ternary from what the short stage I made of it.
+_SPIKING = Schedule(timesteps=4, spikes="binary", distill=True, augment=True, half=True)
+#: With spikes: binary from the trained network on, at T = 8 from that of T = 4; ternary from what
+#: the short stage I made.
 SPIKING: dict[Length, dict[int, Schedule]] = {
     "spikes": {
-        4: Schedule(
-            timesteps=4,
-            spikes="binary",
-            epochs=24,
-            batch=128,
-            rate=0.1,
-            distill=True,
-            augment=True,
-            half=True,
-        )
+        4: replace(_SPIKING, epochs=24, batch=128, rate=0.1),
+        8: replace(_SPIKING, timesteps=8, epochs=5, batch=128, rate=0.03),
     },
-    "ternary": {
-        4: Schedule(
-            timesteps=4,
-            spikes="ternary",
-            epochs=2,
-            rate=0.01,
-            distill=True,
-            augment=True,
-            half=True,
-        )
-    },
+    "ternary": {4: replace(_SPIKING, spikes="ternary", epochs=2, rate=0.01)},
 }
 #: What is not done for every T.
 SELECTED: dict[Length, dict[int, Any]] = {"long": {**MORE_EPOCHS}, **SPIKING}
@@ -157,8 +141,9 @@ def page(cells: list[Cell]) -> str:
         "take turns (separated), T is the window and the answer comes (depth + 1) T steps late. "
         f"The longer stage I: {', '.join(map(str, MORE_EPOCHS.values()))} epochs at "
         f"T = {', '.join(map(str, MORE_EPOCHS))}, rate {MORE_RATE:g}. With spikes, no stage II: "
-        "`--spikes binary --epochs 24 --rate 0.1 --batch 128` from the trained network on; "
-        "`--spikes ternary --epochs 2 --rate 0.01` after stage I, the trained network teaching. "
+        "`--spikes binary --batch 128 --epochs 24 --rate 0.1` from the trained network on at "
+        "T = 4, `--epochs 5 --rate 0.03` from that one on at T = 8, the trained network teaching; "
+        "`--spikes ternary --epochs 2 --rate 0.01` after stage I, so it does there. "
         "Written by `benchmarks/two_stage.py`.\n"
     )
     groups: dict[tuple[str, int], list[Cell]] = {}
@@ -210,7 +195,11 @@ def main() -> None:
     def tuned(t: int, length: Length) -> Path:
         path: Path = given.keep / f"{given.model.stem}.T{t}.{length}.qc.onnx"
         if not path.exists():
-            begin = tuned(t, "short") if length == "ternary" else given.model
+            begin = given.model
+            if length == "ternary":
+                begin = tuned(t, "short")
+            elif length == "spikes" and t > 4:
+                begin = tuned(4, "spikes")
             started = time.perf_counter()
             finetune(
                 begin,
