@@ -141,6 +141,7 @@ class Pool:
         arriving = spikes.x if spikes.bits is None else spikes.bits
         width = arriving.shape[3]  # counts, or numbers of 16 bits
         if self.node not in now.states:
+            # The smallest signed type that holds all counts: maxima are taken over fewer vectors.
             wide = np.min_scalar_type(-int(self.most * now.timesteps) - 1)
             lanes = width * (16 if packed else 1)
             sizes = (spikes.positions * lanes, outputs * lanes)
