@@ -30,15 +30,8 @@ def collect(_context, target, n, source, begin, end, shift):
         to, since = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
         kind = to.type.pointee
         more = same_numbers(b, _resized(b, args[5], kind), 16)
-
-        def copy(i: Any) -> None:
-            x = b.load(place_from(b, since, b.add(args[3], i), kind), align=1)
-            b.store(b.add(x, more), place_from(b, to, b.add(args[1], i), kind), align=1)
-
-        copy(const(0))
-        length = b.sub(args[4], args[3])
-        with cgutils.for_range_slice(b, const(16), length, const(16), _INDEX) as (i, _):
-            copy(i)
+        out, source = b.gep(to, [args[1]]), b.gep(since, [args[3]])
+        _copy(b, out, source, b.sub(args[4], args[3]), more)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -69,15 +62,8 @@ def collect_runs(_context, target, source, starts, at, runs, first, last, shifte
             more = same_numbers(b, _resized(b, shift, kind), 16)
             n = b.load(count)
             out, source = b.gep(to, [n]), b.gep(since, [begin])
-
-            def copy(i: Any, out: Any = out, source: Any = source, more: Any = more) -> None:
-                x = b.load(place_from(b, source, i, kind), align=1)
-                b.store(b.add(x, more), place_from(b, out, i, kind), align=1)
-
-            copy(const(0))
             length = b.sub(end, begin)
-            with cgutils.for_range_slice(b, const(16), length, const(16), _INDEX) as (i, _):
-                copy(i)
+            _copy(b, out, source, length, more)
             b.store(b.add(n, length), count)
         return b.load(count)
 
@@ -256,6 +242,19 @@ def fire_block(_context, u, here, bias, shift, sent, out, at, least, most, signe
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+def _copy(b: Any, out: Any, source: Any, length: Any, more: Any) -> None:
+    """Emit out[i] = source[i] + more, i < length, as `collect` tells."""
+    kind = out.type.pointee
+
+    def sixteen(i: Any) -> None:
+        x = b.load(place_from(b, source, i, kind), align=1)
+        b.store(b.add(x, more), place_from(b, out, i, kind), align=1)
+
+    sixteen(const(0))
+    with cgutils.for_range_slice(b, const(16), length, const(16), _INDEX) as (i, _):
+        sixteen(i)
 
 
 def const(number: int) -> Any:
