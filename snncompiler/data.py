@@ -127,6 +127,9 @@ def read(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
     """
     try:
         with path.open("rb") as file:
+            if file.read(2) not in (b"PK", b"\x93N"):  # NumPy would talk of pickles
+                raise ValueError("its first bytes are those of another kind of file")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array")

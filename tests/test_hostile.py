@@ -211,6 +211,13 @@ def test_bad_data_are_refused(name, data_files, room, tmp_path):
     assert not hostile.pickle_marker(path).exists()
 
 
+@pytest.mark.parametrize("name", ["empty", "text", "garbage", "model_instead"])
+def test_no_error_advises_to_trust_a_pickle(name, data_files, room):
+    done = snnc("run", room / "ann.snn.onnx", data_files[name])
+    assert_refused(done)
+    assert "pickle" not in done.stderr
+
+
 @pytest.mark.parametrize("name", [*hostile.USABLE_DATA, *hostile.EITHER_DATA])
 def test_odd_data_are_read_or_refused(name, room, tmp_path):
     path = (hostile.USABLE_DATA | hostile.EITHER_DATA)[name](tmp_path)
