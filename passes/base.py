@@ -80,6 +80,8 @@ class Context:
 class Pass(Protocol):
     """A named change of the model; `run` returns one line that says what it did.
 
+    The line begins with 'off' if the pass was not to do anything, or could not.
+
     A pass with `corrects = True` changes on purpose what the network's activations compute, so
     that its spikes compute better; all others are held to what the trained network computes.
     """

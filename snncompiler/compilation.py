@@ -57,6 +57,11 @@ class Step:
     changed: str
     check: str
 
+    @property
+    def is_off(self) -> bool:
+        """Whether the pass left the network as it was, which its note begins with."""
+        return self.changed.startswith("off")
+
 
 @dataclass
 class Compilation:

@@ -257,7 +257,7 @@ def _against(network: frontend.Network, neurons: Neurons, story: list[Step]) -> 
     if network.spikes is None:
         return []
     correcting = [p.name for p in PIPELINE if getattr(p, "corrects", False)]
-    did = [s.name for s in story if s.name in correcting and not s.changed.startswith("off")]
+    did = [s.name for s in story if s.name in correcting and not s.is_off]
     found = []
     if did:
         found.append(
