@@ -37,7 +37,7 @@ MORE_EPOCHS, MORE_RATE = {4: 8, 8: 6, 16: 6}, 0.01
 PLAIN: dict[str, object] = {"coarse.potential": None, "fine.loss": None}
 #: Layers that take turns send what stage I rounds to, and leave stage II nothing to do.
 TURNS: dict[str, object] = {**PLAIN, "separate.enabled": True}
-Length = Literal["none", "short", "long", "spikes", "ternary"]
+Length = Literal["none", "short", "long", "spikes", "ternary", "spikes-ternary"]
 #: row: (stage I, recipe, options)
 ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
     "baseline": ("none", "stage2-only", PLAIN),
@@ -54,16 +54,25 @@ ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
         "spike-trained",
         {"neurons.gamma_neg": 1.0},
     ),
+    "with spikes, then with ternary ones": (
+        "spikes-ternary",
+        "spike-trained",
+        {"neurons.gamma_neg": 1.0},
+    ),
 }
 _SPIKING = Schedule(timesteps=4, spikes="binary", distill=True, augment=True, half=True)
-#: With spikes: binary from the trained network on, at T = 8 from that of T = 4; ternary from what
-#: the short stage I made.
-SPIKING: dict[Length, dict[int, Schedule]] = {
+_TERNARY = replace(_SPIKING, spikes="ternary")
+#: With spikes, one course after the other: binary from the trained network on, at T = 8 from that
+#: of T = 4; ternary from what the short stage I made, or from the one with binary spikes.
+SPIKING: dict[Length, dict[int, tuple[Schedule, ...]]] = {
     "spikes": {
-        4: replace(_SPIKING, epochs=24, batch=128, rate=0.1),
-        8: replace(_SPIKING, timesteps=8, epochs=5, batch=128, rate=0.03),
+        4: (replace(_SPIKING, epochs=24, batch=128, rate=0.1),),
+        8: (replace(_SPIKING, timesteps=8, epochs=5, batch=128, rate=0.03),),
     },
-    "ternary": {4: replace(_SPIKING, spikes="ternary", epochs=2, rate=0.01)},
+    "ternary": {4: (replace(_TERNARY, epochs=2, rate=0.01),)},
+    "spikes-ternary": {
+        4: tuple(replace(_TERNARY, epochs=4, batch=128, rate=rate) for rate in (0.03, 0.02))
+    },
 }
 #: What is not done for every T.
 SELECTED: dict[Length, dict[int, Any]] = {"long": {**MORE_EPOCHS}, **SPIKING}
@@ -73,6 +82,7 @@ STAGE_I = {
     "long": "seconds of longer stage I",
     "spikes": "seconds with spikes",
     "ternary": "seconds with ternary spikes",
+    "spikes-ternary": "seconds with ternary spikes after binary ones",
 }
 #: Of the second table: T, and numbers of samples.
 SIZED, SIZES = 8, (64, 256, 1024)
@@ -143,7 +153,8 @@ def page(cells: list[Cell]) -> str:
         f"T = {', '.join(map(str, MORE_EPOCHS))}, rate {MORE_RATE:g}. With spikes, no stage II: "
         "`--spikes binary --batch 128 --epochs 24 --rate 0.1` from the trained network on at "
         "T = 4, `--epochs 5 --rate 0.03` from that one on at T = 8, the trained network teaching; "
-        "`--spikes ternary --epochs 2 --rate 0.01` after stage I, so it does there. "
+        "`--spikes ternary --epochs 2 --rate 0.01` after stage I, so it does there, and `--spikes "
+        "ternary --batch 128 --epochs 4` after binary ones, first with `--rate 0.03`, then 0.02. "
         "Written by `benchmarks/two_stage.py`.\n"
     )
     groups: dict[tuple[str, int], list[Cell]] = {}
@@ -152,12 +163,12 @@ def page(cells: list[Cell]) -> str:
     return "\n".join([f"# Two stages\n\n{about}", *map(section, groups.values())])
 
 
-def schedule(t: int, length: Length) -> Schedule:
-    """Of stage I."""
+def courses(t: int, length: Length) -> tuple[Schedule, ...]:
+    """Of stage I, one after the other."""
     if length in SPIKING:
         return SPIKING[length][t]
     longer = length == "long"
-    return Schedule(
+    only = Schedule(
         timesteps=t,
         epochs=MORE_EPOCHS[t] if longer else EPOCHS,
         rate=MORE_RATE if longer else RATE,
@@ -166,6 +177,7 @@ def schedule(t: int, length: Length) -> Schedule:
         augment=True,
         half=True,
     )
+    return (only,)
 
 
 def main() -> None:
@@ -198,17 +210,21 @@ def main() -> None:
             begin = given.model
             if length == "ternary":
                 begin = tuned(t, "short")
-            elif length == "spikes" and t > 4:
+            elif length == "spikes-ternary" or (length == "spikes" and t > 4):
                 begin = tuned(4, "spikes")
             started = time.perf_counter()
-            finetune(
-                begin,
-                train,
-                schedule(t, length),
-                teacher=given.model,
-                output=path,
-                checkpoint=path.with_suffix(".pt"),
-            )
+            parts = courses(t, length)
+            outputs = [*(path.with_suffix(f".{i}.onnx") for i in range(1, len(parts))), path]
+            for course, output in zip(parts, outputs, strict=True):
+                finetune(
+                    begin,
+                    train,
+                    course,
+                    teacher=given.model,
+                    output=output,
+                    checkpoint=output.with_suffix(".pt"),
+                )
+                begin = output
             note(STAGE_I[length], t, None, time.perf_counter() - started)
         return path
 
