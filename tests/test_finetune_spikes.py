@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from ml_dtypes import bfloat16
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError
 from snncompiler.driver import compile_model, import_network
+from snncompiler.finetune.neuron_kernels import fire, fire_backward
 from snncompiler.finetune.schedule import Schedule
 from snncompiler.finetuning import finetune
 from snncompiler.graph import ACTIVATIONS, set_scale, shape
@@ -79,6 +81,81 @@ def test_the_gradients_are_those_of_autograd_through_the_steps(
     torch.testing.assert_close(sent, torch.stack(steps), rtol=0, atol=0)
     torch.testing.assert_close(current.grad, wanted.grad)
     torch.testing.assert_close(theta.grad, theta_wanted.grad)
+
+
+@pytest.mark.parametrize("kept", [np.float32, bfloat16])
+@pytest.mark.parametrize(("lowest", "signed"), [(0, False), (1, False), (1, True)])
+def test_kernels_compute_the_equations(kept: type, lowest: int, signed: bool) -> None:
+    """In numbers of few binary digits, which leave nothing to be rounded but the results."""
+    r = np.random.default_rng(0)
+    steps, samples, neurons = 5, 19, 1500
+    current = r.integers(-12, 25, (steps, samples, neurons)) / 16
+    g = r.integers(-8, 9, current.shape) / 8
+    theta, slope = 2.0 ** r.integers(-1, 2, neurons), np.full(neurons, 0.25 if signed else 1.0)
+
+    def f(x: np.ndarray) -> np.ndarray:
+        return np.where(x > 0, x, slope * x)
+
+    total = current.cumsum(0)
+    count, spikes, inside = np.zeros_like(total[0]), np.zeros_like(total), np.zeros_like(total)
+    for t in range(steps):
+        w = f(total[t]) / theta + 0.5 - count
+        back = lowest if signed else np.minimum(count, lowest)
+        spikes[t] = np.minimum(np.maximum(np.floor(w), -back), 1)
+        inside[t] = (w > 0.5 - back) & (w < 1.5)
+        count += spikes[t]
+    a, by_current = np.zeros_like(total), np.zeros_like(total)
+    for t in reversed(range(steps)):
+        a[t] = (theta * g[t] - a[t + 1 :].sum(0)) * inside[t]
+        by_current[t] = (a[t:] * np.where(total[t:] > 0, 1, slope)).sum(0) / theta
+    by_theta = (g * spikes - a * f(total) / theta**2).sum((0, 1))
+
+    def bits(x: np.ndarray) -> np.ndarray:
+        x = x.astype(kept)
+        return x if kept is np.float32 else x.view(np.uint16)
+
+    neuron = (theta.astype(np.float32), slope.astype(np.float32), np.float32(lowest), signed)
+    sent, result = bits(np.zeros_like(g)), bits(np.zeros_like(g))
+    parts = np.zeros((3, neurons), np.float32)
+    fire(bits(current), *neuron, sent)
+    fire_backward(bits(current), *neuron, bits(g), result, parts)
+    assert (spikes < 0).any() == (lowest > 0)
+    for found, wanted in ((sent, theta * spikes), (result, by_current)):
+        np.testing.assert_array_equal(found.view(kept).astype(float), wanted.astype(kept))
+    np.testing.assert_array_equal(parts.sum(0), by_theta)
+
+
+@needs_torch
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("slope", [None, 0.25])
+@pytest.mark.parametrize("shape", [(6, 3, 5, 4), (6, 3, 7), (6, 3), (6, 3, 2, 3, 2)])
+def test_kernels_and_operations_of_torch_agree(
+    shape: tuple[int, ...], slope: float | None, last: bool
+) -> None:
+    """Whatever the order in memory, and however many axes there are; one threshold or more."""
+    import torch
+
+    from snncompiler.finetune.cpu_neurons import FireOnCpu
+    from snncompiler.finetune.spiking import Fire
+
+    r = np.random.default_rng(0)
+    axes = [1] * (len(shape) - 2)
+    for theta in (torch.tensor([0.5, 1.0, 2.0]).reshape(-1, *axes), torch.tensor([0.5])):
+        current, g = (torch.tensor(r.integers(-9, 17, (4, *shape)) / 16) for _ in range(2))
+        if last:  # channels
+            current = current.movedim(2, -1).contiguous().movedim(-1, 2)
+        assert FireOnCpu.takes(current.float())
+        assert not FireOnCpu.takes(current)
+        steep = None if slope is None else torch.tensor(slope).reshape(1, *axes)
+        made = []
+        for kernel, kind in ((FireOnCpu, torch.float32), (Fire, torch.float64)):
+            i = current.detach().to(kind).requires_grad_()
+            level = theta.detach().to(kind).requires_grad_()
+            sent = kernel.apply(i, level, steep, 1)
+            sent.backward(g.to(kind))
+            made.append([x.double() for x in (sent, i.grad, level.grad)])
+        for a, b in zip(*made, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def leaky(seed: int) -> onnx.ModelProto:

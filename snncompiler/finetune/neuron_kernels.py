@@ -1,0 +1,166 @@
+"""What `spiking.Fire` computes, for processors: every number is read from memory once.
+
+Written as operations of torch, a neuron takes some ten passes over memory in every step, and longer
+than the convolution before it. Here as many neurons as stay in the cache go through all their steps
+at once; backward, the steps are run again rather than remembered.
+
+Arrays are [T, N, S]: steps, samples, a sample's neurons in the order of memory. They hold float32,
+or bfloat16, the upper half of a float32, as the uint16 of the same bits. What is computed is
+float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange, types
+from numba.extending import overload
+
+#: Neurons that go through their steps together, and samples whose gradients of thresholds add up.
+_TOGETHER, SUMMED = 1024, 8
+
+_kernel = njit(nogil=True, cache=True, error_model="numpy", parallel=True)
+_part = njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+
+
+def _read(x):
+    """The float32 that x keeps."""
+
+
+def _kept(y, like):
+    """What keeps the float32 y where `like` is kept: the nearest, of two the even one."""
+
+
+@overload(_read)
+def _(x):
+    if isinstance(x, types.Float):
+        return lambda x: x
+    return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+
+
+@overload(_kept)
+def _(y, like):
+    if isinstance(like, types.Float):
+        return lambda y, like: y
+
+    def upper_half(y, like):
+        bits = np.float32(y).view(np.uint32)
+        odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
+        return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+    return upper_half
+
+
+@_part
+def _below(total, y, slope):
+    """y, or slope y where the current so far is below zero."""
+    steep = slope * y  # computed in any case: a loop without branches is vectorised
+    return y if total > np.float32(0) else steep
+
+
+@_part
+def _spikes(w, back):
+    """clip(floor(w), -back, 1); no number stays none, so that training that diverges is seen."""
+    s = np.floor(w)
+    s = np.float32(1) if s > np.float32(1) else s
+    return -back if s < -back else s
+
+
+@_part
+def _add_up(total, current, theta):
+    """total += current / theta."""
+    for k in range(len(total)):
+        total[k] += _read(current[k]) / theta[k]
+
+
+@_part
+def _step(total, count, neurons, spikes, inside):
+    """One step of neurons: their spikes, and whether (1 or 0) the surrogate sees them."""
+    slope, lowest, signed = neurons
+    for k in range(len(total)):
+        back = lowest if signed or count[k] > lowest else count[k]
+        w = _below(total[k], total[k], slope[k]) + np.float32(0.5) - count[k]
+        spikes[k] = _spikes(w, back)
+        count[k] += spikes[k]
+        within = (w > np.float32(0.5) - back) & (w < np.float32(1.5))
+        inside[k] = np.float32(1) if within else np.float32(0)
+
+
+@_kernel
+def fire(current, theta, slope, lowest, signed, sent):
+    """What neurons send, theta s.
+
+    Args:
+        current: [T, N, S].
+        theta: [S] float32.
+        slope: [S] float32, f(X) / X below zero.
+        lowest: float32, the most spikes taken back.
+        signed: whether that many may be, or only what was sent before.
+        sent: [T, N, S], written.
+    """
+    steps, samples, neurons = current.shape
+    for n in prange(samples):
+        space = np.empty((4, _TOGETHER), np.float32)
+        for first in range(0, neurons, _TOGETHER):
+            end = min(first + _TOGETHER, neurons)
+            total, count, spikes, inside = space[:, : end - first]
+            level = theta[first:end]
+            total[:] = 0
+            count[:] = 0
+            for t in range(steps):
+                _add_up(total, current[t, n, first:end], level)
+                _step(total, count, (slope[first:end], lowest, signed), spikes, inside)
+                out = sent[t, n, first:end]
+                for k in range(len(out)):
+                    out[k] = _kept(spikes[k] * level[k], out[k])
+
+
+@_kernel
+def fire_backward(current, theta, slope, lowest, signed, gradient, by_current, by_theta):
+    """The gradients, as told at the top of `spiking.py`; here A is one theta smaller.
+
+    Args:
+        current: [T, N, S], and all up to `signed` as of `fire`.
+        theta: see there.
+        slope: see there.
+        lowest: see there.
+        signed: see there.
+        gradient: [T, N, S] dLoss/d(theta s).
+        by_current: [T, N, S], written.
+        by_theta: [ceil(N / SUMMED), S] float32, written: to be summed along the first axis.
+    """
+    steps, samples, neurons = current.shape
+    for part in prange(len(by_theta)):
+        space = np.empty((6, _TOGETHER), np.float32)
+        timed = np.empty((steps, 3, _TOGETHER), np.float32)
+        for first in range(0, neurons, _TOGETHER):
+            end = min(first + _TOGETHER, neurons)
+            now, count, spikes, fired, later, summed = space[:, : end - first]
+            level, steep = theta[first:end], slope[first:end]
+            summed[:] = 0
+            for n in range(part * SUMMED, min((part + 1) * SUMMED, samples)):
+                now[:] = 0
+                count[:] = 0
+                for t in range(steps):
+                    total, share, inside = timed[t, :, : end - first]
+                    _add_up(now, current[t, n, first:end], level)
+                    _step(now, count, (steep, lowest, signed), spikes, inside)
+                    g = gradient[t, n, first:end]
+                    for k in range(len(g)):
+                        total[k] = now[k]
+                        share[k] = _read(g[k])
+                    for k in range(len(g)):
+                        summed[k] += share[k] * spikes[k]
+                fired[:] = 0
+                later[:] = 0
+                for t in range(steps - 1, -1, -1):
+                    total, share, inside = timed[t, :, : end - first]
+                    out = by_current[t, n, first:end]
+                    for k in range(len(out)):
+                        share[k] = (share[k] - fired[k]) * inside[k]
+                        fired[k] += share[k]
+                    for k in range(len(out)):
+                        later[k] += _below(total[k], share[k], steep[k])
+                        summed[k] -= share[k] * _below(total[k], total[k], steep[k])
+                    for k in range(len(out)):
+                        out[k] = _kept(later[k], out[k])
+            by_theta[part, first:end] = summed
