@@ -15,8 +15,9 @@ import numpy as np
 from numba import njit, prange, types
 from numba.extending import overload
 
+# Indices of neurons are unsigned: those that may be negative keep loops from being vectorised.
 #: Neurons that go through their steps together, and samples whose gradients of thresholds add up.
-_TOGETHER, SUMMED = 1024, 8
+_TOGETHER, SUMMED = 512, 8
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", parallel=True)
 _part = njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
@@ -66,23 +67,18 @@ def _spikes(w, back):
 
 
 @_part
-def _add_up(total, current, theta):
-    """total += current / theta."""
-    for k in range(len(total)):
-        total[k] += _read(current[k]) / theta[k]
+def _step(now, count, k, x, slope, lowest, signed):
+    """One step of neuron k, by the current x: its spikes, and whether (1 or 0) gradients pass.
 
-
-@_part
-def _step(total, count, neurons, spikes, inside):
-    """One step of neurons: their spikes, and whether (1 or 0) the surrogate sees them."""
-    slope, lowest, signed = neurons
-    for k in range(len(total)):
-        back = lowest if signed or count[k] > lowest else count[k]
-        w = _below(total[k], total[k], slope[k]) + np.float32(0.5) - count[k]
-        spikes[k] = _spikes(w, back)
-        count[k] += spikes[k]
-        within = (w > np.float32(0.5) - back) & (w < np.float32(1.5))
-        inside[k] = np.float32(1) if within else np.float32(0)
+    now: the current so far. count: the spikes so far.
+    """
+    now[k] += x
+    back = lowest if signed or count[k] > lowest else count[k]
+    w = _below(now[k], now[k], slope) + np.float32(0.5) - count[k]
+    spikes = _spikes(w, back)
+    count[k] += spikes
+    within = (w > np.float32(0.5) - back) & (w < np.float32(1.5))
+    return spikes, np.float32(1) if within else np.float32(0)
 
 
 @_kernel
@@ -99,19 +95,17 @@ def fire(current, theta, slope, lowest, signed, sent):
     """
     steps, samples, neurons = current.shape
     for n in prange(samples):
-        space = np.empty((4, _TOGETHER), np.float32)
-        for first in range(0, neurons, _TOGETHER):
-            end = min(first + _TOGETHER, neurons)
-            total, count, spikes, inside = space[:, : end - first]
-            level = theta[first:end]
-            total[:] = 0
+        now, count = np.empty(_TOGETHER, np.float32), np.empty(_TOGETHER, np.float32)
+        for first in range(np.uint64(0), np.uint64(neurons), np.uint64(_TOGETHER)):
+            size = min(np.uint64(_TOGETHER), np.uint64(neurons) - first)
+            now[:] = 0
             count[:] = 0
             for t in range(steps):
-                _add_up(total, current[t, n, first:end], level)
-                _step(total, count, (slope[first:end], lowest, signed), spikes, inside)
-                out = sent[t, n, first:end]
-                for k in range(len(out)):
-                    out[k] = _kept(spikes[k] * level[k], out[k])
+                for k in range(size):
+                    j = first + k
+                    x = _read(current[t, n, j]) / theta[j]
+                    s, _ = _step(now, count, k, x, slope[j], lowest, signed)
+                    sent[t, n, j] = _kept(s * theta[j], sent[t, n, j])
 
 
 @_kernel
@@ -130,37 +124,37 @@ def fire_backward(current, theta, slope, lowest, signed, gradient, by_current, b
     """
     steps, samples, neurons = current.shape
     for part in prange(len(by_theta)):
-        space = np.empty((6, _TOGETHER), np.float32)
-        timed = np.empty((steps, 3, _TOGETHER), np.float32)
-        for first in range(0, neurons, _TOGETHER):
-            end = min(first + _TOGETHER, neurons)
-            now, count, spikes, fired, later, summed = space[:, : end - first]
-            level, steep = theta[first:end], slope[first:end]
-            summed[:] = 0
-            for n in range(part * SUMMED, min((part + 1) * SUMMED, samples)):
+        now, count = np.empty(_TOGETHER, np.float32), np.empty(_TOGETHER, np.float32)
+        fired, later = np.empty(_TOGETHER, np.float32), np.empty(_TOGETHER, np.float32)
+        spikes = np.empty(_TOGETHER, np.float32)
+        total = np.empty((steps, _TOGETHER), np.float32)
+        share = np.empty((steps, _TOGETHER), np.float32)
+        inside = np.empty((steps, _TOGETHER), np.float32)
+        by_theta[part] = 0
+        for n in range(part * SUMMED, min((part + 1) * SUMMED, samples)):
+            for first in range(np.uint64(0), np.uint64(neurons), np.uint64(_TOGETHER)):
+                size = min(np.uint64(_TOGETHER), np.uint64(neurons) - first)
                 now[:] = 0
                 count[:] = 0
                 for t in range(steps):
-                    total, share, inside = timed[t, :, : end - first]
-                    _add_up(now, current[t, n, first:end], level)
-                    _step(now, count, (steep, lowest, signed), spikes, inside)
-                    g = gradient[t, n, first:end]
-                    for k in range(len(g)):
-                        total[k] = now[k]
-                        share[k] = _read(g[k])
-                    for k in range(len(g)):
-                        summed[k] += share[k] * spikes[k]
+                    for k in range(size):
+                        j = first + k
+                        x = _read(current[t, n, j]) / theta[j]
+                        s, seen = _step(now, count, k, x, slope[j], lowest, signed)
+                        spikes[k], inside[t, k] = s, seen
+                    for k in range(size):
+                        share[t, k] = _read(gradient[t, n, first + k])
+                        by_theta[part, first + k] += share[t, k] * spikes[k]
+                        total[t, k] = now[k]
                 fired[:] = 0
                 later[:] = 0
                 for t in range(steps - 1, -1, -1):
-                    total, share, inside = timed[t, :, : end - first]
-                    out = by_current[t, n, first:end]
-                    for k in range(len(out)):
-                        share[k] = (share[k] - fired[k]) * inside[k]
-                        fired[k] += share[k]
-                    for k in range(len(out)):
-                        later[k] += _below(total[k], share[k], steep[k])
-                        summed[k] -= share[k] * _below(total[k], total[k], steep[k])
-                    for k in range(len(out)):
-                        out[k] = _kept(later[k], out[k])
-            by_theta[part, first:end] = summed
+                    for k in range(size):
+                        share[t, k] = (share[t, k] - fired[k]) * inside[t, k]
+                        fired[k] += share[t, k]
+                    for k in range(size):
+                        a, x = share[t, k], total[t, k]
+                        later[k] += _below(x, a, slope[first + k])
+                        by_theta[part, first + k] -= a * _below(x, x, slope[first + k])
+                    for k in range(size):
+                        by_current[t, n, first + k] = _kept(later[k], by_current[t, n, first + k])
