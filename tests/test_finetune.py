@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from ml_dtypes import bfloat16
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError
 from snncompiler.driver import check_model, compile_model, import_network
+from snncompiler.finetune.kernels import quantise, quantise_backward
 from snncompiler.finetune.schedule import Schedule
 from snncompiler.finetuning import finetune
 from snncompiler.graph import ACTIVATIONS, set_scale, shape
@@ -88,14 +90,79 @@ def test_the_torch_module_computes_what_the_network_does(make) -> None:
     assert len(module.thresholds) > 0
 
 
+@pytest.mark.parametrize("kept", [np.float32, bfloat16])
+@pytest.mark.parametrize("lowest", [0, -1])
+@pytest.mark.parametrize("share", [0, 64])
+def test_kernels_compute_the_activation(kept: type, lowest: int, share: int) -> None:
+    """In numbers of few binary digits, which leave nothing to be rounded but the results."""
+    r = np.random.default_rng(0)
+    f, g = r.integers(-40, 64, (19, 37)) / 16, r.integers(-8, 9, (19, 37)) / 8
+    theta = 2.0 ** r.integers(-1, 2, 37)
+    chance = r.integers(0, 256, f.shape, np.uint8) if share else np.zeros((1, 37), np.uint8)
+    x = f / theta
+    q = np.where(chance < share, x, np.floor(x * 4 + 0.5) / 4)
+    inside = (q >= lowest) & (q <= 1)
+    by_theta = (g * (q.clip(lowest, 1) - x * inside)).sum(0)
+
+    def bits(x: np.ndarray) -> np.ndarray:
+        x = x.astype(kept)
+        return x if kept is np.float32 else x.view(np.uint16)
+
+    settings = (
+        theta.astype(np.float32),
+        np.float32(4),
+        np.float32(lowest),
+        chance,
+        np.int32(share),
+    )
+    y, by_f, parts = bits(f), bits(f), np.ones((3, 37), np.float32)
+    quantise(bits(f), *settings, y)
+    quantise_backward(bits(f), *settings, bits(g), by_f, parts)
+    for found, wanted in ((y, theta * q.clip(lowest, 1)), (by_f, g * inside)):
+        np.testing.assert_array_equal(found.view(kept).astype(float), wanted.astype(kept))
+    np.testing.assert_array_equal(parts.sum(0), by_theta)
+
+
 @needs_torch
-def test_noise_leaves_its_share_unrounded() -> None:
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dims", [(6, 3, 5, 4), (6, 3, 7), (6, 3), (6, 3, 2, 3, 2)])
+def test_kernels_and_operations_of_torch_agree(dims: tuple[int, ...], last: bool) -> None:
+    """Whatever the order in memory, and however many axes there are; one threshold or more."""
     import torch
 
     from snncompiler.finetune.activation import QuantiseClip
+    from snncompiler.finetune.on_cpu import QuantiseClipOnCpu, has_kernels
+
+    r = np.random.default_rng(0)
+    levels = torch.tensor([0.5, 1.0, 2.0]).reshape(-1, *[1] * (len(dims) - 2))
+    for theta in (levels, torch.tensor([0.5])):
+        f, g = (torch.tensor(r.integers(-20, 40, dims) / 16) for _ in range(2))
+        if last:  # channels
+            f = f.movedim(1, -1).contiguous().movedim(-1, 1)
+        assert has_kernels(f.float())
+        assert not has_kernels(f)
+        made = []
+        for kernel, kind in ((QuantiseClipOnCpu, torch.float32), (QuantiseClip, torch.float64)):
+            x, level = (v.detach().to(kind).requires_grad_() for v in (f, theta))
+            y = kernel.apply(x, level, 4, -1.0, 0.0, None)
+            y.backward(g.to(kind))
+            made.append([v.double() for v in (y, x.grad, level.grad)])
+        for a, b in zip(*made, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@needs_torch
+@pytest.mark.parametrize("kernels", [False, True])
+def test_noise_leaves_its_share_unrounded(kernels: bool) -> None:
+    import torch
+
+    from snncompiler.finetune.activation import QuantiseClip
+    from snncompiler.finetune.on_cpu import QuantiseClipOnCpu
+
+    activation = QuantiseClipOnCpu if kernels else QuantiseClip
 
     f, theta = torch.full((50, 3, 41), 0.3), torch.ones(1)
-    y = QuantiseClip.apply(f, theta, 2, 0.0, 0.25, torch.Generator().manual_seed(0))
+    y = activation.apply(f, theta, 2, 0.0, 0.25, torch.Generator().manual_seed(0))
     assert set(y.flatten().tolist()) == {f[0, 0, 0].item(), 0.5}
     assert (y == f).float().mean().item() == pytest.approx(0.25, abs=0.02)
     first = (y == f).flatten()[: 6150 // 8 * 8].reshape(-1, 8).float().mean(0)

@@ -20,7 +20,7 @@ from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError
 from snncompiler.driver import compile_model, import_network
-from snncompiler.finetune.neuron_kernels import fire, fire_backward
+from snncompiler.finetune.kernels import fire, fire_backward
 from snncompiler.finetune.schedule import Schedule
 from snncompiler.finetuning import finetune
 from snncompiler.graph import ACTIVATIONS, set_scale, shape
@@ -135,7 +135,7 @@ def test_kernels_and_operations_of_torch_agree(
     """Whatever the order in memory, and however many axes there are; one threshold or more."""
     import torch
 
-    from snncompiler.finetune.cpu_neurons import FireOnCpu
+    from snncompiler.finetune.on_cpu import FireOnCpu, has_kernels
     from snncompiler.finetune.spiking import Fire
 
     r = np.random.default_rng(0)
@@ -144,8 +144,8 @@ def test_kernels_and_operations_of_torch_agree(
         current, g = (torch.tensor(r.integers(-9, 17, (4, *shape)) / 16) for _ in range(2))
         if last:  # channels
             current = current.movedim(2, -1).contiguous().movedim(-1, 2)
-        assert FireOnCpu.takes(current.float())
-        assert not FireOnCpu.takes(current)
+        assert has_kernels(current.float())
+        assert not has_kernels(current)
         steep = None if slope is None else torch.tensor(slope).reshape(1, *axes)
         made = []
         for kernel, kind in ((FireOnCpu, torch.float32), (Fire, torch.float64)):

@@ -42,7 +42,7 @@ class QuantiseClip(torch.autograd.Function):
         x = f / theta
         q = (x * timesteps).add_(0.5).floor_().div_(timesteps)
         if noise:
-            q = torch.where(_drawn(x, noise, generator), x, q)
+            q = torch.where(drawn(x, generator).short() < share_of(noise), x, q)
         inside = (q >= lowest) & (q <= 1)
         y = q.clamp_(lowest, 1)
         ctx.save_for_backward(inside, y - x.mul_(inside))
@@ -58,13 +58,16 @@ class QuantiseClip(torch.autograd.Function):
         return g * inside, by_theta.reshape(ctx.dims), None, None, None, None
 
 
-def _drawn(x: torch.Tensor, share: float, generator: torch.Generator | None) -> torch.Tensor:
-    """A mask of the shape of x, true with this probability, from a byte of chance per element.
+def drawn(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """A byte of chance for each element of x; to draw a number would cost more than a convolution.
 
-    To draw a number for each would cost more than a convolution does.
+    An element is left unrounded where its byte is below `share_of(noise)`.
     """
     words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
     words.random_(-(2**63), None, generator=generator)
-    chance = words.view(torch.uint8)[: x.numel()].reshape(x.shape)
-    level = round(256 * share)
-    return chance < level if level < 256 else torch.ones_like(chance, dtype=torch.bool)
+    return words.view(torch.uint8)[: x.numel()].reshape(x.shape)
+
+
+def share_of(noise: float) -> int:
+    """Of 256 bytes."""
+    return round(256 * noise)

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from snncompiler.finetune.activation import QuantiseClip
+from snncompiler.finetune.on_cpu import QuantiseClipOnCpu, has_kernels
 from snncompiler.graph import (
     ACTIVATIONS,
     MOVEMENT,
@@ -126,9 +127,8 @@ class TorchNetwork(torch.nn.Module):
         theta = self.thresholds[node].abs().reshape(-1, *[1] * (f.ndim - 2))
         noise = self.noise if self.training else 0.0
         lowest = -1.0 if signed else 0.0
-        y: torch.Tensor = QuantiseClip.apply(
-            f, theta, self.timesteps, lowest, noise, self.generator
-        )
+        activation = QuantiseClipOnCpu if has_kernels(f) else QuantiseClip
+        y: torch.Tensor = activation.apply(f, theta, self.timesteps, lowest, noise, self.generator)
         return y
 
     def _move(self, node: ir.Node, values: Tensors) -> torch.Tensor:

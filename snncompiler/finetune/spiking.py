@@ -22,8 +22,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from snncompiler.finetune.cpu_neurons import FireOnCpu
 from snncompiler.finetune.network import Tensors, TorchNetwork, as_tensor
+from snncompiler.finetune.on_cpu import FireOnCpu, has_kernels
 from snncompiler.graph import data_inputs
 from snncompiler.quantisers import limits_of, slope_of, spread_out
 
@@ -126,7 +126,7 @@ class SpikingNetwork(TorchNetwork):
         theta = self.thresholds[node].abs().reshape(-1, *[1] * (x.ndim - 2))
         signed = node.op_type in ("LeakyRelu", "PRelu")
         slope = as_tensor(spread_out(slope_of(node), node.outputs[0])).to(theta) if signed else None
-        fire = FireOnCpu if FireOnCpu.takes(current) else Fire
+        fire = FireOnCpu if has_kernels(current) else Fire
         sent: torch.Tensor = fire.apply(current, theta, slope, 1 if signed else self.gamma_neg)
         return sent.flatten(0, 1)
 

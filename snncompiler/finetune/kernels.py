@@ -1,12 +1,12 @@
-"""What `spiking.Fire` computes, for processors: every number is read from memory once.
+"""What `spiking.Fire` and `activation.QuantiseClip` compute, reading memory once. Numba alone.
 
-Written as operations of torch, a neuron takes some ten passes over memory in every step, and longer
-than the convolution before it. Here as many neurons as stay in the cache go through all their steps
-at once; backward, the steps are run again rather than remembered.
+Written as operations of torch they take some ten passes over memory (a neuron: in every step), and
+longer than the convolution before them. Here as many neurons as stay in the cache go through all
+their steps at once. Backward, all is computed again rather than remembered.
 
-Arrays are [T, N, S]: steps, samples, a sample's neurons in the order of memory. They hold float32,
-or bfloat16, the upper half of a float32, as the uint16 of the same bits. What is computed is
-float32.
+Arrays are [T, N, S]: steps, samples, a sample's neurons in the order of memory; of activations
+[N, S]. They hold float32, or bfloat16, the upper half of a float32, as the uint16 of the same bits.
+What is computed is float32.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def fire(current, theta, slope, lowest, signed, sent):
 
 @_kernel
 def fire_backward(current, theta, slope, lowest, signed, gradient, by_current, by_theta):
-    """The gradients, as told at the top of `spiking.py`; here A is one theta smaller.
+    """Its gradients, as told at the top of `spiking.py`; here A is one theta smaller.
 
     Args:
         current: [T, N, S], and all up to `signed` as of `fire`.
@@ -158,3 +158,64 @@ def fire_backward(current, theta, slope, lowest, signed, gradient, by_current, b
                         by_theta[part, first + k] -= a * _below(x, x, slope[first + k])
                     for k in range(size):
                         by_current[t, n, first + k] = _kept(later[k], by_current[t, n, first + k])
+
+
+@_part
+def _quantised(x, levels, plain):
+    """The nearest multiple of 1 / levels, or x as it is."""
+    q = np.floor(x * levels + np.float32(0.5)) / levels
+    return x if plain else q
+
+
+@_part
+def _clipped(q, lowest):
+    q = np.float32(1) if q > np.float32(1) else q
+    return lowest if q < lowest else q
+
+
+@_kernel
+def quantise(f, theta, levels, lowest, chance, share, y):
+    """What activations are, rounded and clipped.
+
+    Args:
+        f: [N, S].
+        theta: [S] float32.
+        levels: float32, T.
+        lowest: float32, 0 or -1.
+        chance: [N, S] uint8, or [1, S] for all samples; below `share`, f stays as it is.
+        share: see there.
+        y: [N, S], written.
+    """
+    for n in prange(len(f)):
+        m = min(np.int64(n), len(chance) - 1)
+        for j in range(np.uint64(len(theta))):
+            q = _quantised(_read(f[n, j]) / theta[j], levels, chance[m, j] < share)
+            y[n, j] = _kept(theta[j] * _clipped(q, lowest), y[n, j])
+
+
+@_kernel
+def quantise_backward(f, theta, levels, lowest, chance, share, gradient, by_f, by_theta):
+    """Its gradients, as told at the top of `activation.py`.
+
+    Args:
+        f: [N, S], and all up to `share` as of `quantise`.
+        theta: see there.
+        levels: see there.
+        lowest: see there.
+        chance: see there.
+        share: see there.
+        gradient: [N, S] dLoss/dy.
+        by_f: [N, S], written.
+        by_theta: [ceil(N / SUMMED), S] float32, written: to be summed along the first axis.
+    """
+    for part in prange(len(by_theta)):
+        by_theta[part] = 0
+        for n in range(part * SUMMED, min((part + 1) * SUMMED, len(f))):
+            m = min(np.int64(n), len(chance) - 1)
+            for j in range(np.uint64(len(theta))):
+                x = _read(f[n, j]) / theta[j]
+                q = _quantised(x, levels, chance[m, j] < share)
+                inside = np.float32(1) if (q >= lowest) & (q <= np.float32(1)) else np.float32(0)
+                g = _read(gradient[n, j])
+                by_theta[part, j] += g * (_clipped(q, lowest) - x * inside)
+                by_f[n, j] = _kept(g * inside, by_f[n, j])
