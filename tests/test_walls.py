@@ -159,7 +159,10 @@ def test_backends_are_imported_on_demand() -> None:
     ("library", "owners"),
     [
         ("onnxruntime", {"snncompiler.ann", "backends.onnx_runtime"}),
-        ("numba", {f"backends.event.{room}" for room in NUMBA}),
+        (
+            "numba",
+            {"snncompiler.finetune.kernels", *(f"backends.event.{room}" for room in NUMBA)},
+        ),
         (
             "typer",
             {
@@ -176,6 +179,7 @@ def test_backends_are_imported_on_demand() -> None:
                 "snncompiler.finetuning",  # asks for the device
                 "snncompiler.finetune.activation",
                 "snncompiler.finetune.network",
+                "snncompiler.finetune.on_cpu",
                 "snncompiler.finetune.spiking",
                 "snncompiler.finetune.training",
             },
