@@ -106,7 +106,7 @@ def train(
             x = _augmented(x, generator) if schedule.augment else x
             y = None if samples.y is None else torch.from_numpy(samples.y[rows]).to(device)
             with torch.autocast(kind, torch.bfloat16, enabled=schedule.half):
-                x = x.to(device, memory_format=_layout(x))
+                x = x.to(device, memory_format=_layout(x, kind))
                 loss = _loss(student(x), teacher, x, y)
             sgd.zero_grad()
             loss.backward()
@@ -204,9 +204,9 @@ def _scores(
     return scores if held.y is None else {**scores, "held_out_accuracy": right / len(held.x)}
 
 
-def _layout(x: torch.Tensor) -> torch.memory_format:
-    """Channels last for images: convolutions are twice as quick."""
-    return torch.channels_last if x.ndim == 4 else torch.contiguous_format
+def _layout(x: torch.Tensor, kind: str) -> torch.memory_format:
+    """Channels last for images on processors: convolutions are twice as quick."""
+    return torch.channels_last if kind == "cpu" and x.ndim == 4 else torch.contiguous_format
 
 
 def _augmented(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
