@@ -128,9 +128,9 @@ def test_kernels_compute_the_equations(kept: type, lowest: int, signed: bool) ->
 @needs_torch
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("slope", [None, 0.25])
-@pytest.mark.parametrize("shape", [(6, 3, 5, 4), (6, 3, 7), (6, 3), (6, 3, 2, 3, 2)])
+@pytest.mark.parametrize("dims", [(6, 3, 5, 4), (6, 3, 7), (6, 3), (6, 3, 2, 3, 2)])
 def test_kernels_and_operations_of_torch_agree(
-    shape: tuple[int, ...], slope: float | None, last: bool
+    dims: tuple[int, ...], slope: float | None, last: bool
 ) -> None:
     """Whatever the order in memory, and however many axes there are; one threshold or more."""
     import torch
@@ -139,9 +139,9 @@ def test_kernels_and_operations_of_torch_agree(
     from snncompiler.finetune.spiking import Fire
 
     r = np.random.default_rng(0)
-    axes = [1] * (len(shape) - 2)
+    axes = [1] * (len(dims) - 2)
     for theta in (torch.tensor([0.5, 1.0, 2.0]).reshape(-1, *axes), torch.tensor([0.5])):
-        current, g = (torch.tensor(r.integers(-9, 17, (4, *shape)) / 16) for _ in range(2))
+        current, g = (torch.tensor(r.integers(-9, 17, (4, *dims)) / 16) for _ in range(2))
         if last:  # channels
             current = current.movedim(2, -1).contiguous().movedim(-1, 2)
         assert has_kernels(current.float())

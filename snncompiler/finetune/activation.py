@@ -69,5 +69,5 @@ def drawn(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
 
 
 def share_of(noise: float) -> int:
-    """Of 256 bytes."""
+    """How many of the 256 values of a byte leave an element unrounded."""
     return round(256 * noise)

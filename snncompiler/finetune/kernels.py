@@ -169,6 +169,7 @@ def _quantised(x, levels, plain):
 
 @_part
 def _clipped(q, lowest):
+    """clip(q, lowest, 1); no number stays none."""
     q = np.float32(1) if q > np.float32(1) else q
     return lowest if q < lowest else q
 

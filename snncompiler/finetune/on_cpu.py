@@ -73,12 +73,12 @@ class QuantiseClipOnCpu(torch.autograd.Function):
         layout = _Layout(f)
         ctx.layout, ctx.dims = layout, theta.shape
         x = layout.lay(f)
-        _, samples, neurons = _array(x).shape
-        chance = np.zeros((1, neurons), np.uint8)
+        level = layout.spread(theta)
+        chance: Array = np.zeros((1, len(level)), np.uint8)
         if noise:
-            chance = drawn(x, generator).numpy().reshape(samples, neurons)
-        levels = np.float32(timesteps), np.float32(lowest)
-        ctx.settings = layout.spread(theta), *levels, chance, np.int32(share_of(noise))
+            chance = drawn(x, generator).flatten(2)[0].numpy()
+        share = np.int32(share_of(noise))
+        ctx.settings = level, np.float32(timesteps), np.float32(lowest), chance, share
         ctx.save_for_backward(x)
         y = torch.empty_like(x)
         kernels.quantise(_array(x)[0], *ctx.settings, _array(y)[0])
