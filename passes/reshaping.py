@@ -71,6 +71,24 @@ def _transpose(node: ir.Node, _context: Context) -> bool:
     return False
 
 
+def _blocks(node: ir.Node, _context: Context) -> bool:
+    """DepthToSpace and SpaceToDepth, pixels that become channels or the other way round."""
+    x, size = operand(node, 0), attribute(node, "blocksize")
+    channels, height, width = shape(x)
+    depth = channels // size**2
+    if node.op_type == "SpaceToDepth":
+        parts, perm = [channels, height // size, size, width // size, size], [0, 3, 5, 1, 2, 4]
+    elif attribute(node, "mode", "DCR") == "DCR":
+        parts, perm = [size, size, depth, height, width], [0, 3, 4, 1, 5, 2]
+    else:
+        parts, perm = [depth, size, size, height, width], [0, 1, 4, 2, 5, 3]
+    new = [shaped(node, x, parts)]
+    new.append(make_node("Transpose", new[0].outputs, {"perm": perm}, name=str(node.name)))
+    new.append(shaped(node, new[1].outputs[0], shape(node.outputs[0])))
+    replace([node], new)
+    return True
+
+
 def _axis(axis: int, n: int) -> int:
     axis = axis + n if axis < 0 else axis
     if axis == 0:
@@ -177,6 +195,7 @@ def _split(node: ir.Node, _context: Context) -> bool:
 RESHAPING: dict[str, Rewrite] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Transpose": _transpose,
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _blocks),
     "Concat": _concat,
     "Slice": _slice,
     "Gather": _select,

@@ -2,7 +2,8 @@
 
 1. Identity, Dropout and Cast hand their input on: dropped.
 2. Reshape, Flatten, Squeeze and Unsqueeze keep the batch in front: Flatten, or Reshape to
-   [0, ...]. Anything that would mix samples is refused, told by its axes.
+   [0, ...]. Anything that would mix samples is refused, told by its axes. DepthToSpace and
+   SpaceToDepth are a Transpose between two of them.
 3. Split and Slice become Slice with explicit axes, or Gather for negative steps.
 4. Sum becomes Add; a - b of two activations becomes a + (-1) b; a smaller operand is spread by
    a multiplication with ones.
@@ -11,7 +12,8 @@
 6. Clip(0, inf) is Relu; slopes of LeakyRelu and PRelu are per channel, in [0, 1].
 7. Resize to sizes of every axis but the batch.
 8. Pad with minus infinity in front of a MaxPool becomes the pool's padding.
-9. MaxPool followed by an activation: swapped, for max commutes with every monotone function and
+9. Max(x, 0) is Relu.
+10. A maximum followed by an activation: swapped, for it commutes with every monotone function and
    spikes are what can be pooled exactly.
 
 While this pass runs, the batch has the one size that constants were folded with; at its end the
@@ -151,6 +153,20 @@ def _check_slopes(slope: Array) -> None:
         )
 
 
+def _maximum(node: ir.Node, _context: Context) -> bool:
+    """Max(x, 0) is how some write Relu."""
+    if len(node.inputs) != 2:
+        return False
+    for x, other in (node.inputs, node.inputs[::-1]):
+        zero = constant(other)
+        if x is not None and zero is not None and not zero.any():
+            if shape(x) != shape(node.outputs[0]):
+                return False
+            replace([node], [make_node("Relu", [x], {}, name=str(node.name))])
+            return True
+    return False
+
+
 def _resize(node: ir.Node, _context: Context) -> bool:
     """Sizes that hard-code the batch become sizes of the other axes."""
     if attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
@@ -208,9 +224,11 @@ def _swap(node: ir.Node, _context: Context) -> bool:
         return False
     x = operand(node, 0)
     copied = [(a.name, a) for a in node.attributes.values()]
+    if node.op_type == "ReduceMax" and user.op_type not in ("Relu", "Clip", "LeakyRelu"):
+        return False  # it may change the rank, and constants of channels would no longer fit
     first = make_node(user.op_type, [x, *user.inputs[1:]], name=str(user.name))
     first.attributes.update({a.name: a for a in user.attributes.values()})
-    second = make_node(node.op_type, [first.outputs[0]], name=str(node.name))
+    second = make_node(node.op_type, [first.outputs[0], *node.inputs[1:]], name=str(node.name))
     second.attributes.update(dict(copied))
     first.metadata_props.update(user.metadata_props)
     second.metadata_props.update(node.metadata_props)
@@ -232,7 +250,8 @@ _RULES: dict[str, Rewrite] = {
     "Clip": _clip,
     "LeakyRelu": _leaky,
     "PRelu": _prelu,
+    "Max": _maximum,
     "Resize": _resize,
     "Pad": _border,
 }
-_SWAPS: dict[str, Rewrite] = {"MaxPool": _swap, "GlobalMaxPool": _swap}
+_SWAPS: dict[str, Rewrite] = dict.fromkeys(("MaxPool", "GlobalMaxPool", "ReduceMax"), _swap)

@@ -5,7 +5,8 @@
 3. An average is a depthwise convolution with weights 1/k. Where the divisor varies (padding not
    counted, partial windows in ceil mode) the sum is multiplied by a constant map; the map is
    read off the node itself by running it on ones, so no rule about divisors is written twice.
-4. Resize and Pad: see `passes/resizing.py`.
+4. ReduceMean, ReduceSum and ReduceMax: see `passes/reductions.py`; Resize and Pad: see
+   `passes/resizing.py`.
 """
 
 from __future__ import annotations
@@ -18,17 +19,16 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.base import Context, Refusal, Rewrite, image_of, infer_shapes, rewrite
+from passes.reductions import REDUCTIONS
 from passes.resizing import RESIZING
 from snncompiler.ann import probe
 from snncompiler.graph import (
     Array,
     add_constant,
     attribute,
-    bypass,
     constant,
     graph_of,
     make_node,
-    rank,
     replace,
     shape,
     weights,
@@ -256,42 +256,6 @@ def _covered(new: dict[str, Any], axis: int, size: int, windows: int) -> Array:
     return counts
 
 
-def _reduce_mean(node: ir.Node, _context: Context) -> bool:
-    x = image_of(node)
-    n = rank(x)
-    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if given is None and attribute(node, "noop_with_empty_axes", 0):
-        bypass(node)
-        return True
-    axes = sorted({int(a) % n for a in (range(n) if given is None else given)})
-    if 0 in axes or n < 3:
-        raise Refusal("it averages over samples or features", "average over space only")
-    if 1 in axes:
-        raise Refusal(
-            "it averages over channels, or over space with the channels last",
-            "use a 1x1 convolution, or average over the axes from 2 on",
-        )
-    dims = shape(x)
-    kernel = [dims[i - 1] if i in axes else 1 for i in range(2, n)]
-    w = np.full((dims[0], 1, *kernel), 1 / np.prod(kernel))
-    flat: dict[str, Any] = dict.fromkeys(("strides", "dilations"), [1] * len(kernel))
-    flat |= {"kernel_shape": kernel, "pads": [0] * (2 * len(kernel)), "group": dims[0]}
-    weight = add_constant(graph_of(node), f"{node.name}_weight", w)
-    new = [make_node("Conv", [x, weight], flat, name=str(node.name))]
-    if not attribute(node, "keepdims", 1):
-        target = [d for i, d in enumerate(dims, 1) if i not in axes]
-        new[0].outputs[0].type = x.type
-        shaped = np.array([0, *target], np.int64)
-        dims_value = add_constant(graph_of(node), f"{node.name}_shape", shaped)
-        new.append(
-            make_node("Reshape", [new[0].outputs[0], dims_value], name=f"{node.name}_squeeze")
-            if len(target) > 1
-            else make_node("Flatten", [new[0].outputs[0]], {"axis": 1}, name=f"{node.name}_flat")
-        )
-    replace([node], new)
-    return True
-
-
 _RULES: dict[str, Rewrite] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -299,6 +263,6 @@ _RULES: dict[str, Rewrite] = {
     "GlobalMaxPool": _max_pool,
     "AveragePool": _average,
     "GlobalAveragePool": _average,
-    "ReduceMean": _reduce_mean,
+    **REDUCTIONS,
     **RESIZING,
 }

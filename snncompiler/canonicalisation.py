@@ -162,6 +162,7 @@ def _fold(model: ir.Model) -> None:
     )
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveUnusedNodesPass()(model)
+    common.ShapeInferencePass()(model)  # what was computed before may be a constant now
 
 
 def _affordable(node: ir.Node) -> bool | None:

@@ -525,6 +525,8 @@ activation("relu", "Relu")
 activation("relu_opset_7", "Relu", opset=7)
 case("relu_on_input", lambda n, x: n.relu(x), before="input")
 case("relu_twice", lambda n, x: n.relu(x))
+case("relu_as_max_with_zero", lambda n, x: n.op("Max", x, 0.0), before="conv")
+case("relu_as_max_of_zeros", lambda n, x: n.op("Max", np.zeros(1, np.float32), x), before="conv")
 case("relu_of_pool", lambda n, x: n.relu(n.pool(x, 2, "Average")))
 case("relu_of_add_of_spikes", lambda n, x: n.relu(n.add(x, n.conv_relu(x, 4))))
 activation("relu6", "Clip", 0.0, 6.0)
@@ -663,13 +665,31 @@ case("global_max_pool_3d", lambda n, x: n.op("GlobalMaxPool", x), shape=(2, 3, 4
 case("global_max_pool_before_relu", lambda n, x: n.relu(n.op("GlobalMaxPool", x)), before="conv")
 
 
-def reduce_mean(name: str, axes: list[int], opset: int = 17, **attributes: object) -> None:
-    def step(n: Net, x: str) -> str:
-        if opset < 18:
-            return n.op("ReduceMean", x, axes=axes, **attributes)
-        return n.op("ReduceMean", x, np.array(axes), **attributes)
+def reduced(n: Net, op: str, x: str, axes: list[int], opset: int, **attributes: object) -> str:
+    if opset < (13 if op == "ReduceSum" else 18):
+        return n.op(op, x, axes=axes, **attributes)
+    return n.op(op, x, np.array(axes), **attributes)
 
-    case(f"reduce_mean_{name}", step, shape=(3, 5, 6), opset=opset)
+
+def reduce_mean(name: str, axes: list[int], opset: int = 17, **attributes: object) -> None:
+    case(
+        f"reduce_mean_{name}",
+        lambda n, x: reduced(n, "ReduceMean", x, axes, opset, **attributes),
+        shape=(3, 5, 6),
+        opset=opset,
+    )
+
+
+def reduce(
+    op: str, name: str, axes: list[int], opset: int = 17, before: str = "relu", **attributes: object
+) -> None:
+    case(
+        f"{op}_{name}",
+        lambda n, x: n.relu(reduced(n, op, x, axes, opset, **attributes)),
+        shape=(3, 5, 6),
+        before=before,
+        opset=opset,
+    )
 
 
 reduce_mean("attribute", [2, 3])
@@ -681,6 +701,24 @@ reduce_mean("negative_axes_flat", [-2, -1], keepdims=0, opset=18)
 reduce_mean("rows", [2])
 reduce_mean("columns_flat", [3], keepdims=0)
 reduce_mean("opset_9", [2, 3], keepdims=0, opset=9)
+reduce_mean("channels", [1])
+reduce_mean("channels_flat", [1], keepdims=0)
+reduce_mean("channels_and_rows", [1, 2])
+for _op in ("ReduceSum", "ReduceMax"):
+    reduce(_op, "space", [2, 3])
+    reduce(_op, "space_flat", [-1, -2], opset=18, keepdims=0)
+    reduce(_op, "space_of_currents", [2, 3], before="conv")
+    reduce(_op, "space_of_currents_flat", [2, 3], before="conv", keepdims=0, opset=18)
+    reduce(_op, "columns_flat", [3], keepdims=0)
+    reduce(_op, "opset_9", [2, 3], keepdims=0, opset=9)
+reduce("ReduceSum", "channels", [1])
+case(
+    "reduce_max_before_prelu",
+    lambda n, x: n.op(
+        "PRelu", n.op("ReduceMax", x, axes=[2, 3]), np.full((4, 1, 1), 0.25, np.float32)
+    ),
+    before="conv",
+)
 
 
 # ---- Resize and Upsample
@@ -852,6 +890,30 @@ case("pad_flat", lambda n, x: n.op("Pad", x, np.array([0, 2, 0, 1]), 1.5), (2, 3
 
 # ---- data movement
 
+for _mode in ("DCR", "CRD"):
+    case(
+        f"depth_to_space_{_mode}",
+        lambda n, x, mode=_mode: n.op("DepthToSpace", x, blocksize=2, mode=mode),
+        shape=(3, 3, 5),
+        channels=8,
+        opset=13,
+    )
+case("depth_to_space_of_currents", lambda n, x: n.op("DepthToSpace", x, blocksize=2), before="conv")
+case("depth_to_space_last", lambda n, x: n.op("DepthToSpace", x, blocksize=2), after="output")
+case("depth_to_space_opset_9", lambda n, x: n.op("DepthToSpace", x, blocksize=2), opset=9)
+
+
+def _depth_of_half(n: Net, x: str) -> str:
+    """The first half of the channels, their number computed from the shape, as of `chunk`."""
+    count = n.op("Gather", n.op("Shape", x), np.array([1]), axis=0)
+    half = n.op("Div", count, np.array([2]))
+    part = n.op("Slice", x, np.array([0]), half, np.array([1]))
+    return n.op("Reshape", n.op("DepthToSpace", part, blocksize=2), np.array([0, 1, 16, 16]))
+
+
+case("depth_to_space_of_computed_half", _depth_of_half, channels=8)
+case("space_to_depth", lambda n, x: n.op("SpaceToDepth", x, blocksize=2), shape=(3, 4, 6))
+case("space_to_depth_input", lambda n, x: n.op("SpaceToDepth", x, blocksize=2), before="input")
 case("flatten", lambda n, x: n.flatten(x), shape=(2, 3, 4))
 case("flatten_negative_axis", lambda n, x: n.flatten(x, -3), shape=(2, 3, 4))
 case("flatten_default_axis", lambda n, x: n.op("Flatten", x), shape=(2, 3, 4))
@@ -1295,7 +1357,6 @@ EITHER |= {
     "matmul_stack": around(lambda n, x: n.op("MatMul", x, n.weight(4, 8, 3))),
     "clip_max_only": around(lambda n, x: n.op("Clip", x, "", 0.5), before="conv"),
     "clip_from_0_1": around(lambda n, x: n.op("Clip", x, 0.1, 0.5)),
-    "max_with_zero": around(lambda n, x: n.op("Max", x, 0.0), before="conv"),
     "abs": around(lambda n, x: n.op("Abs", x), before="conv"),
     "prelu_slope_above_1": around(lambda n, x: n.op("PRelu", x, 1.5), before="conv"),
     "leaky_relu_slope_0": around(lambda n, x: n.op("LeakyRelu", x, alpha=0.0), before="conv"),
@@ -1308,10 +1369,6 @@ EITHER |= {
         lambda n, x: n.op("Resize", x, "", np.float32([1, 2, 2, 2]), mode="nearest"),
         shape=(3, 4, 5),
     ),
-    "reduce_sum_space": around(lambda n, x: n.op("ReduceSum", x, np.array([2, 3]))),
-    "reduce_mean_channels": around(lambda n, x: n.op("ReduceMean", x, axes=[1])),
-    "depth_to_space": around(lambda n, x: n.op("DepthToSpace", x, blocksize=2)),
-    "space_to_depth": around(lambda n, x: n.op("SpaceToDepth", x, blocksize=2)),
     "tile": around(lambda n, x: n.op("Tile", x, np.array([1, 2, 1, 1]))),
     "gather_channels": around(lambda n, x: n.op("Gather", x, np.array([2, 0, 3]), axis=1)),
     "squeeze_without_axes": around(
