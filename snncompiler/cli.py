@@ -72,9 +72,9 @@ def check(
 def compile_(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A trained network.")],
     calibration: Annotated[
-        Path,
-        typer.Option(metavar="DATA.npz", help="Training samples 'x', as the network wants them."),
-    ],
+        Path | None,
+        typer.Option(metavar="DATA.npz", help="Needed: training samples 'x', as it wants them."),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="Which method; see 'snnc recipes'.")] = "binary",
     timesteps: Annotated[int, typer.Option("--timesteps", "-T", help="Time steps T.")] = 32,
     output: Annotated[

@@ -13,8 +13,9 @@ from snncompiler.session import Json, progress_bar, session_of
 def tune(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A trained network.")],
     calibration: Annotated[
-        Path, typer.Option(metavar="DATA.npz", help="Training samples 'x', labels 'y' if known.")
-    ],
+        Path | None,
+        typer.Option(metavar="DATA.npz", help="Needed: training samples 'x', labels 'y' if known."),
+    ] = None,
     budget: Annotated[int, typer.Option(help="How many compilations to try.")] = 20,
     max_timesteps: Annotated[int, typer.Option(help="Most time steps until the answer.")] = 32,
     max_loss: Annotated[str, typer.Option(help="Relative loss allowed: 0.5% or 0.005.")] = "0.5%",

@@ -46,12 +46,20 @@ def load_samples(
     return Samples(x[:limit], None if y is None else y[:limit])
 
 
-def load_calibration(path: str | Path, shape: tuple[int, ...]) -> Samples:
+def load_calibration(path: str | Path | None, shape: tuple[int, ...]) -> Samples:
     """Calibration samples; labels only serve a prediction, so odd ones are left out.
 
     Raises:
-        InputError: whatever is wrong with the samples.
+        InputError: there are none, or whatever is wrong with them.
     """
+    if path is None:
+        raise refuse(
+            "there are no calibration samples",
+            "thresholds are set by what goes through the network on samples like those of its "
+            "training",
+            f"give --calibration DATA.npz with 'x', float32 {_dims(('N', *shape))}, N = 32 or "
+            f"more; save with {_SAVE}",
+        )
     try:
         return load_samples(path, shape)
     except InputError:

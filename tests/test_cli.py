@@ -269,6 +269,14 @@ def test_a_slip_of_the_pen_is_told_with_the_usage(order: list[str]) -> None:
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("command", ["compile", "tune"])
+def test_without_calibration_samples_a_user_hears_which_ones_are_needed(command: str) -> None:
+    result = RUNNER.invoke(app, [command, str(DIGITS)])
+    assert result.exit_code == 2
+    assert "there are no calibration samples" in result.stderr
+    assert "--calibration DATA.npz with 'x', float32 [N, 1, 8, 8]" in result.stderr
+
+
 def test_a_reader_that_goes_away_is_no_error(compiled: Path) -> None:
     order = [sys.executable, "-m", "snncompiler", "inspect", compiled / "digits.snn.onnx"]
     with subprocess.Popen(
