@@ -37,7 +37,7 @@ MORE_EPOCHS, MORE_RATE = {4: 8, 8: 6, 16: 6}, 0.01
 PLAIN: dict[str, object] = {"coarse.potential": None, "fine.loss": None}
 #: Layers that take turns send what stage I rounds to, and leave stage II nothing to do.
 TURNS: dict[str, object] = {**PLAIN, "separate.enabled": True}
-Length = Literal["none", "short", "long", "spikes", "ternary", "spikes-ternary"]
+Length = Literal["none", "short", "long", "spikes", "spikes-longer", "ternary", "spikes-ternary"]
 #: row: (stage I, recipe, options)
 ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
     "baseline": ("none", "stage2-only", PLAIN),
@@ -49,6 +49,7 @@ ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
     "longer stage I, separated": ("long", "two-stage", TURNS),
     "both, longer stage I": ("long", "two-stage", {}),
     "with spikes": ("spikes", "spike-trained", {}),
+    "with spikes, longer": ("spikes-longer", "spike-trained", {}),
     "stage I, then with ternary spikes": (
         "ternary",
         "spike-trained",
@@ -63,11 +64,19 @@ ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
 _SPIKING = Schedule(timesteps=4, spikes="binary", distill=True, augment=True, half=True)
 _TERNARY = replace(_SPIKING, spikes="ternary")
 #: With spikes, one course after the other: binary from the trained network on, at T = 8 from that
-#: of T = 4; ternary from what the short stage I made, or from the one with binary spikes.
+#: of T = 4 (the longer ones begin at T = 8 as well); ternary from what the short stage I made, or
+#: from the one with binary spikes.
 SPIKING: dict[Length, dict[int, tuple[Schedule, ...]]] = {
     "spikes": {
         4: (replace(_SPIKING, epochs=24, batch=128, rate=0.1),),
         8: (replace(_SPIKING, timesteps=8, epochs=5, batch=128, rate=0.03),),
+    },
+    "spikes-longer": {
+        4: (
+            replace(_SPIKING, timesteps=8, epochs=14, batch=128, rate=0.1),
+            replace(_SPIKING, epochs=20, batch=128, rate=0.06),
+        ),
+        8: (replace(_SPIKING, timesteps=8, epochs=3, batch=128, rate=0.03),),
     },
     "ternary": {4: (replace(_TERNARY, epochs=2, rate=0.01),)},
     "spikes-ternary": {
@@ -81,6 +90,7 @@ STAGE_I = {
     "short": "seconds of stage I",
     "long": "seconds of longer stage I",
     "spikes": "seconds with spikes",
+    "spikes-longer": "seconds with spikes, longer",
     "ternary": "seconds with ternary spikes",
     "spikes-ternary": "seconds with ternary spikes after binary ones",
 }
@@ -153,6 +163,8 @@ def page(cells: list[Cell]) -> str:
         f"T = {', '.join(map(str, MORE_EPOCHS))}, rate {MORE_RATE:g}. With spikes, no stage II: "
         "`--spikes binary --batch 128 --epochs 24 --rate 0.1` from the trained network on at "
         "T = 4, `--epochs 5 --rate 0.03` from that one on at T = 8, the trained network teaching; "
+        "longer, `--epochs 14 --rate 0.1` at T = 8, then `--epochs 20 --rate 0.06` at T = 4, and "
+        "`--epochs 3 --rate 0.03` from that one on at T = 8; "
         "`--spikes ternary --epochs 2 --rate 0.01` after stage I, so it does there, and `--spikes "
         "ternary --batch 128 --epochs 4` after binary ones, first with `--rate 0.03`, then 0.02. "
         "Written by `benchmarks/two_stage.py`.\n"
@@ -210,8 +222,10 @@ def main() -> None:
             begin = given.model
             if length == "ternary":
                 begin = tuned(t, "short")
-            elif length == "spikes-ternary" or (length == "spikes" and t > 4):
+            elif length == "spikes-ternary":
                 begin = tuned(4, "spikes")
+            elif length in ("spikes", "spikes-longer") and t > 4:
+                begin = tuned(4, length)
             started = time.perf_counter()
             parts = courses(t, length)
             outputs = [*(path.with_suffix(f".{i}.onnx") for i in range(1, len(parts))), path]
