@@ -222,10 +222,10 @@ def _swap(node: ir.Node, _context: Context) -> bool:
     swaps = user is not None and user.op_type in (*ACTIVATIONS, *LIMITS)
     if user is None or not swaps or user.inputs[0] is not node.outputs[0]:
         return False
-    x = operand(node, 0)
-    copied = [(a.name, a) for a in node.attributes.values()]
     if node.op_type == "ReduceMax" and user.op_type not in ("Relu", "Clip", "LeakyRelu"):
         return False  # it may change the rank, and constants of channels would no longer fit
+    x = operand(node, 0)
+    copied = [(a.name, a) for a in node.attributes.values()]
     first = make_node(user.op_type, [x, *user.inputs[1:]], name=str(user.name))
     first.attributes.update({a.name: a for a in user.attributes.values()})
     second = make_node(node.op_type, [first.outputs[0], *node.inputs[1:]], name=str(node.name))
