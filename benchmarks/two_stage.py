@@ -263,7 +263,7 @@ def main() -> None:
                 continue
             source = given.model if length == "none" else tuned(t, length)
             measure(row, t, source, train.x[:256], recipe, options)
-    if SIZED in steps:
+    if SIZED in steps and given.rows == USUAL:
         plain = "calibration-advanced"
         measure(f"`{plain}`, 256 samples", SIZED, given.model, train.x[:256], plain, {})
         for n in SIZES:
