@@ -63,9 +63,9 @@ ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
 }
 _SPIKING = Schedule(timesteps=4, spikes="binary", distill=True, augment=True, half=True)
 _TERNARY = replace(_SPIKING, spikes="ternary")
-#: With spikes, one course after the other: binary from the trained network on, at T = 8 from that
-#: of T = 4 (the longer ones begin at T = 8 as well); ternary from what the short stage I made, or
-#: from the one with binary spikes.
+#: With spikes, one course after the other: binary from the trained network on, at a larger T from
+#: that of the T before (the longer ones begin at T = 8 as well); ternary from what the short stage
+#: I made, or from the one with binary spikes.
 SPIKING: dict[Length, dict[int, tuple[Schedule, ...]]] = {
     "spikes": {
         4: (replace(_SPIKING, epochs=24, batch=128, rate=0.1),),
@@ -77,6 +77,7 @@ SPIKING: dict[Length, dict[int, tuple[Schedule, ...]]] = {
             replace(_SPIKING, epochs=20, batch=128, rate=0.06),
         ),
         8: (replace(_SPIKING, timesteps=8, epochs=3, batch=128, rate=0.03),),
+        16: (replace(_SPIKING, timesteps=16, epochs=2, batch=128, rate=0.02),),
     },
     "ternary": {4: (replace(_TERNARY, epochs=2, rate=0.01),)},
     "spikes-ternary": {
@@ -163,8 +164,8 @@ def page(cells: list[Cell]) -> str:
         f"T = {', '.join(map(str, MORE_EPOCHS))}, rate {MORE_RATE:g}. With spikes, no stage II: "
         "`--spikes binary --batch 128 --epochs 24 --rate 0.1` from the trained network on at "
         "T = 4, `--epochs 5 --rate 0.03` from that one on at T = 8, the trained network teaching; "
-        "longer, `--epochs 14 --rate 0.1` at T = 8, then `--epochs 20 --rate 0.06` at T = 4, and "
-        "`--epochs 3 --rate 0.03` from that one on at T = 8; "
+        "longer, `--epochs 14 --rate 0.1` at T = 8, then `--epochs 20 --rate 0.06` at T = 4, "
+        "`--epochs 3 --rate 0.03` at T = 8 and `--epochs 2 --rate 0.02` at T = 16; "
         "`--spikes ternary --epochs 2 --rate 0.01` after stage I, so it does there, and `--spikes "
         "ternary --batch 128 --epochs 4` after binary ones, first with `--rate 0.03`, then 0.02. "
         "Written by `benchmarks/two_stage.py`.\n"
@@ -225,7 +226,7 @@ def main() -> None:
             elif length == "spikes-ternary":
                 begin = tuned(4, "spikes")
             elif length in ("spikes", "spikes-longer") and t > 4:
-                begin = tuned(4, length)
+                begin = tuned(max(s for s in SPIKING[length] if s < t), length)
             started = time.perf_counter()
             parts = courses(t, length)
             outputs = [*(path.with_suffix(f".{i}.onnx") for i in range(1, len(parts))), path]
