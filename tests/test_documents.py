@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING and docs say of names exists: recipes, options, targets, files."""
+"""What the READMEs, CONTRIBUTING and docs say of names exists: recipes, options, targets, files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from snncompiler.cli import app
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "models/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 CODE = [p for name in ("snncompiler", "passes", "backends") for p in (ROOT / name).rglob("*.py")]
 EXAMPLES = sorted(
     ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in CODE if ">>> " in p.read_text()
 )
-named = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+named = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 
 
 def test_the_recipes_of_the_readme_are_those_there_are():
@@ -41,7 +44,7 @@ def test_the_recipes_of_the_readme_are_those_there_are():
 def test_commands_and_their_options_exist(path: Path):
     commands = get_command(app).commands  # type: ignore[attr-defined]
     text = path.read_text().replace("\\\n", " ")
-    for line in re.findall(r"^(?:\$ )?snnc (.+)$", text, re.M):
+    for line in re.findall(r"^ *(?:\$ )?snnc (.+)$", text, re.M):
         name, *words = line.split()
         known = {o for p in commands[name].params for o in p.opts}
         assert {w for w in words if re.match("--?[a-zA-Z]", w)} <= known, line
