@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import networks
+from passes.rewiring import theta_of, v_init_of
 from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError
@@ -23,7 +25,7 @@ from snncompiler.driver import compile_model, import_network
 from snncompiler.finetune.kernels import fire, fire_backward
 from snncompiler.finetune.schedule import Schedule
 from snncompiler.finetuning import finetune
-from snncompiler.graph import ACTIVATIONS, set_scale, shape
+from snncompiler.graph import ACTIVATIONS, set_scale, set_start, shape
 from snncompiler.quantisers import insert
 from snncompiler.record import FINETUNED
 from snncompiler.report import finetuned_table
@@ -63,17 +65,19 @@ def test_the_gradients_are_those_of_autograd_through_the_steps(
     g = torch.tensor(r.standard_normal(given.shape))
     steep = None if slope is None else torch.tensor([[[slope]]], dtype=torch.float64)
 
-    current, theta = given.clone().requires_grad_(), level.clone().requires_grad_()
-    sent = Fire.apply(current, theta, steep, gamma_neg)
+    begun = torch.tensor([[0.5], [0.2], [0.9]], dtype=torch.float64)
+
+    current, theta, start = (v.clone().requires_grad_() for v in (given, level, begun))
+    sent = Fire.apply(current, theta, start, steep, gamma_neg)
     (sent * g).sum().backward()
 
-    wanted, theta_wanted = given.clone().requires_grad_(), level.clone().requires_grad_()
+    wanted, theta_wanted, start_wanted = (v.clone().requires_grad_() for v in (given, level, begun))
     total, count, steps = torch.zeros_like(given[0]), torch.zeros_like(given[0]), []
     for i in wanted:
         total = total + i
         f = total if slope is None else torch.where(total > 0, total, slope * total)
         low = -(count.clamp(max=gamma_neg) if slope is None else torch.ones_like(count)).detach()
-        s = Jump.apply(f / theta_wanted + 0.5 - count, low)
+        s = Jump.apply(f / theta_wanted + start_wanted - count, low)
         count = count + s
         steps.append(s * theta_wanted)
     (torch.stack(steps) * g).sum().backward()
@@ -81,6 +85,7 @@ def test_the_gradients_are_those_of_autograd_through_the_steps(
     torch.testing.assert_close(sent, torch.stack(steps), rtol=0, atol=0)
     torch.testing.assert_close(current.grad, wanted.grad)
     torch.testing.assert_close(theta.grad, theta_wanted.grad)
+    torch.testing.assert_close(start.grad, start_wanted.grad)
 
 
 @pytest.mark.parametrize("kept", [np.float32, bfloat16])
@@ -92,6 +97,7 @@ def test_kernels_compute_the_equations(kept: type, lowest: int, signed: bool) ->
     current = r.integers(-12, 25, (steps, samples, neurons)) / 16
     g = r.integers(-8, 9, current.shape) / 8
     theta, slope = 2.0 ** r.integers(-1, 2, neurons), np.full(neurons, 0.25 if signed else 1.0)
+    start = r.integers(0, 9, neurons) / 8
 
     def f(x: np.ndarray) -> np.ndarray:
         return np.where(x > 0, x, slope * x)
@@ -99,7 +105,7 @@ def test_kernels_compute_the_equations(kept: type, lowest: int, signed: bool) ->
     total = current.cumsum(0)
     count, spikes, inside = np.zeros_like(total[0]), np.zeros_like(total), np.zeros_like(total)
     for t in range(steps):
-        w = f(total[t]) / theta + 0.5 - count
+        w = f(total[t]) / theta + start - count
         back = lowest if signed else np.minimum(count, lowest)
         spikes[t] = np.minimum(np.maximum(np.floor(w), -back), 1)
         inside[t] = (w > 0.5 - back) & (w < 1.5)
@@ -114,15 +120,17 @@ def test_kernels_compute_the_equations(kept: type, lowest: int, signed: bool) ->
         x = x.astype(kept)
         return x if kept is np.float32 else x.view(np.uint16)
 
-    neuron = (theta.astype(np.float32), slope.astype(np.float32), np.float32(lowest), signed)
+    of_each = (v.astype(np.float32) for v in (theta, start, slope))
+    neuron = (*of_each, np.float32(lowest), signed)
     sent, result = bits(np.zeros_like(g)), bits(np.zeros_like(g))
-    parts = np.zeros((3, neurons), np.float32)
+    parts, starts = (np.ones((3, neurons), np.float32) for _ in range(2))
     fire(bits(current), *neuron, sent)
-    fire_backward(bits(current), *neuron, bits(g), result, parts)
+    fire_backward(bits(current), *neuron, bits(g), result, parts, starts)
     assert (spikes < 0).any() == (lowest > 0)
     for found, wanted in ((sent, theta * spikes), (result, by_current)):
         np.testing.assert_array_equal(found.view(kept).astype(float), wanted.astype(kept))
     np.testing.assert_array_equal(parts.sum(0), by_theta)
+    np.testing.assert_array_equal(starts.sum(0), a.sum((0, 1)))
 
 
 @needs_torch
@@ -140,7 +148,11 @@ def test_kernels_and_operations_of_torch_agree(
 
     r = np.random.default_rng(0)
     axes = [1] * (len(dims) - 2)
-    for theta in (torch.tensor([0.5, 1.0, 2.0]).reshape(-1, *axes), torch.tensor([0.5])):
+    starts = torch.tensor([0.5, 0.25, 0.75]).reshape(-1, *axes)
+    for theta, start in (
+        (torch.tensor([0.5, 1.0, 2.0]).reshape(-1, *axes), torch.tensor([0.5])),
+        (torch.tensor([0.5]), starts),
+    ):
         current, g = (torch.tensor(r.integers(-9, 17, (4, *dims)) / 16) for _ in range(2))
         if last:  # channels
             current = current.movedim(2, -1).contiguous().movedim(-1, 2)
@@ -150,10 +162,10 @@ def test_kernels_and_operations_of_torch_agree(
         made = []
         for kernel, kind in ((FireOnCpu, torch.float32), (Fire, torch.float64)):
             i = current.detach().to(kind).requires_grad_()
-            level = theta.detach().to(kind).requires_grad_()
-            sent = kernel.apply(i, level, steep, 1)
+            level, begun = (v.detach().to(kind).requires_grad_() for v in (theta, start))
+            sent = kernel.apply(i, level, begun, steep, 1)
             sent.backward(g.to(kind))
-            made.append([x.double() for x in (sent, i.grad, level.grad)])
+            made.append([x.double() for x in (sent, i.grad, level.grad, begun.grad)])
         for a, b in zip(*made, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -166,12 +178,13 @@ def leaky(seed: int) -> onnx.ModelProto:
 
 
 @needs_torch
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("spikes", ["binary", "ternary"])
 @pytest.mark.parametrize(
     "make",
     [networks.vgg_like, networks.residual, networks.inception, networks.fpn, leaky],
 )
-def test_what_is_trained_is_what_compile_makes(make, spikes: str) -> None:
+def test_what_is_trained_is_what_compile_makes(make, spikes: str, learned: bool) -> None:
     """Without a grid, the compiled network gives the answers of the one in torch."""
     import torch
 
@@ -179,17 +192,21 @@ def test_what_is_trained_is_what_compile_makes(make, spikes: str) -> None:
 
     model, t = make(0), 6
     network = import_network(model)
-    theta = {}
+    theta, start = {}, {}
     for node in network.model.graph:
         if node.op_type in ACTIVATIONS:
-            channels = shape(node.outputs[0])[0]
-            theta[str(node.outputs[0].name)] = np.linspace(0.4, 1.2, channels)
-            set_scale(node.outputs[0], theta[str(node.outputs[0].name)])
+            name, channels = str(node.outputs[0].name), shape(node.outputs[0])[0]
+            theta[name] = np.linspace(0.4, 1.2, channels)
+            set_scale(node.outputs[0], theta[name])
+            if learned and node.op_type == "Relu":
+                start[name] = np.linspace(0.9, 0.1, channels)
+                set_start(node.outputs[0], start[name])
     samples = networks.sample_input(model, 8, 0)
     gamma_neg = int(spikes == "ternary")
     with torch.no_grad():
         wanted = SpikingNetwork(network.model, t, gamma_neg=gamma_neg)(torch.from_numpy(samples))
-    insert(network.model, theta, t)
+    insert(network.model, theta, t, starts=start)
+    network.model.metadata_props[FINETUNED] = json.dumps({"spikes": spikes})
     compiled = compile_model(
         ir.to_proto(network.model),
         samples,
@@ -230,6 +247,24 @@ def test_training_helps_and_compile_says_what_would_undo_it(spikes: str) -> None
 
 
 @needs_torch
+def test_learned_potentials_are_kept_by_compile_and_by_another_training() -> None:
+    schedule = Schedule(timesteps=2, spikes="binary", epochs=2, rate=0.1, batch=32, potentials=True)
+    made = finetune(MLP, DATA, schedule)
+    learned = np.concatenate([*made.potentials.values()])
+    assert 0.01 < np.abs(learned - 0.5).max() < 0.5
+    compiled = compile_model(made.model, x, recipe="spike-trained", timesteps=2)
+    neurons = [n for n in compiled.model.graph if n.op_type == "IF"]
+    kept = np.concatenate([v_init_of(n) / theta_of(n) for n in neurons])
+    np.testing.assert_allclose(kept, learned, atol=1e-3)  # of the grid
+    again = finetune(made.model, DATA, replace(schedule, epochs=1, potentials=False))
+    for name, start in made.potentials.items():
+        np.testing.assert_array_equal(again.potentials[name], start)
+    assert again.before["held_out_loss"] == pytest.approx(made.history[-1]["held_out_loss"])
+    plain = finetune(MLP, DATA, replace(schedule, potentials=False))
+    assert not plain.potentials
+
+
+@needs_torch
 def test_a_network_that_did_not_learn_with_spikes_is_corrected_without_a_word() -> None:
     made = finetune(MLP, DATA, Schedule(timesteps=2, epochs=1))
     assert import_network(made.model).spikes is None
@@ -256,9 +291,11 @@ def test_the_command_trains_with_spikes(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", x=x)
     arguments = ["finetune", str(tmp_path / "m.onnx"), "--train", str(tmp_path / "train.npz")]
     more = ["-T", "2", "--epochs", "1", "--spikes", "ternary", "--json", str(tmp_path / "r.json")]
-    more += ["--teacher", str(tmp_path / "m.onnx")]
+    more += ["--teacher", str(tmp_path / "m.onnx"), "--potentials"]
     done = CliRunner().invoke(app, [*arguments, *more])
     assert done.exit_code == 0, done.stderr
     assert "--recipe spike-trained --set neurons.gamma_neg=1" in " ".join(done.stdout.split())
-    assert json.loads((tmp_path / "r.json").read_text())["spikes"] == "ternary"
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert told["spikes"] == "ternary"
+    assert told["potentials"].keys() == told["thresholds"].keys()
     assert import_network(tmp_path / "m.qc.onnx").spikes == "ternary"
