@@ -37,17 +37,7 @@ MORE_EPOCHS, MORE_RATE = {4: 8, 8: 6, 16: 6}, 0.01
 PLAIN: dict[str, object] = {"coarse.potential": None, "fine.loss": None}
 #: Layers that take turns send what stage I rounds to, and leave stage II nothing to do.
 TURNS: dict[str, object] = {**PLAIN, "separate.enabled": True}
-Length = Literal[
-    "none",
-    "short",
-    "long",
-    "spikes",
-    "spikes-longer",
-    "ternary",
-    "spikes-ternary",
-    "spikes-potentials",
-    "potentials-ternary",
-]
+Length = Literal["none", "short", "long", "spikes", "spikes-longer", "ternary", "spikes-ternary"]
 #: row: (stage I, recipe, options)
 ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
     "baseline": ("none", "stage2-only", PLAIN),
@@ -67,12 +57,6 @@ ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
     ),
     "with spikes, then with ternary ones": (
         "spikes-ternary",
-        "spike-trained",
-        {"neurons.gamma_neg": 1.0},
-    ),
-    "with spikes and potentials": ("spikes-potentials", "spike-trained", {}),
-    "with spikes and potentials, then with ternary ones": (
-        "potentials-ternary",
         "spike-trained",
         {"neurons.gamma_neg": 1.0},
     ),
@@ -99,12 +83,6 @@ SPIKING: dict[Length, dict[int, tuple[Schedule, ...]]] = {
     "spikes-ternary": {
         4: tuple(replace(_TERNARY, epochs=4, batch=128, rate=rate) for rate in (0.03, 0.02))
     },
-    "spikes-potentials": {
-        4: (replace(_SPIKING, potentials=True, labels=0.5, epochs=10, batch=128, rate=0.05),),
-    },
-    "potentials-ternary": {
-        4: (replace(_TERNARY, potentials=True, labels=0.5, epochs=5, batch=128, rate=0.03),),
-    },
 }
 #: What is not done for every T.
 SELECTED: dict[Length, dict[int, Any]] = {"long": {**MORE_EPOCHS}, **SPIKING}
@@ -116,8 +94,6 @@ STAGE_I = {
     "spikes-longer": "seconds with spikes, longer",
     "ternary": "seconds with ternary spikes",
     "spikes-ternary": "seconds with ternary spikes after binary ones",
-    "spikes-potentials": "seconds with spikes and potentials",
-    "potentials-ternary": "seconds with ternary spikes and potentials",
 }
 #: Of the second table: T, and numbers of samples.
 SIZED, SIZES = 8, (64, 256, 1024)
@@ -249,10 +225,6 @@ def main() -> None:
                 begin = tuned(t, "short")
             elif length == "spikes-ternary":
                 begin = tuned(4, "spikes")
-            elif length == "spikes-potentials":
-                begin = tuned(8, "spikes-longer")
-            elif length == "potentials-ternary":
-                begin = tuned(4, "spikes-potentials")
             elif length in ("spikes", "spikes-longer") and t > 4:
                 begin = tuned(max(s for s in SPIKING[length] if s < t), length)
             started = time.perf_counter()

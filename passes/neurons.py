@@ -8,8 +8,7 @@
 The initial potential v_init (in units of the threshold) 1/2 turns flooring into rounding: the
 largest free gain there is (Mueller et al. 2021; Bu et al. 2022). gamma > 1 allows bursts (Li and
 Zeng 2022), gamma_neg > 0 lets a neuron take back what it sent too much: with v_init = 1/2 and
-while no cap binds, its count is max(0, floor(X / theta + 1/2)) at every step. Initial potentials
-that came with the network, learned with spikes, are kept.
+while no cap binds, its count is max(0, floor(X / theta + 1/2)) at every step.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from snncompiler.graph import (
     scale_of,
     set_scale,
     shape,
-    start_of,
     weights,
 )
 from snncompiler.ops import DOMAIN, VERSION
@@ -92,9 +90,7 @@ class Neurons:
             inputs = [current, theta, steps]
             new = make_node("LeakyIF", inputs, settings, name=name, domain=DOMAIN)
         else:
-            learned = start_of(value)
-            start = self.v_init if learned is None else learned
-            v_init = add_constant(graph, f"{name}_v_init", scale * start)
+            v_init = add_constant(graph, f"{name}_v_init", scale * self.v_init)
             settings = {"gamma": gamma, "gamma_neg": self.gamma_neg, "delay": self.delay}
             inputs = [current, theta, v_init, steps]
             new = make_node("IF", inputs, settings, name=name, domain=DOMAIN)

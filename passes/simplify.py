@@ -43,7 +43,6 @@ from passes.reshaping import RESHAPING
 from snncompiler.graph import (
     ACTIVATIONS,
     SCALE,
-    START,
     Array,
     UnknownShape,
     add_constant,
@@ -55,6 +54,8 @@ from snncompiler.graph import (
     make_node,
     rank,
     replace,
+    scale_of,
+    set_scale,
     shape,
     sole_user,
 )
@@ -232,10 +233,11 @@ def _swap(node: ir.Node, _context: Context) -> bool:
     first.metadata_props.update(user.metadata_props)
     second.metadata_props.update(node.metadata_props)
     first.outputs[0].shape, first.outputs[0].type = x.shape, x.type
+    scale = scale_of(user.outputs[0])
     replace([node, user], [first, second])
-    for key in (SCALE, START):  # they stay with the activation
-        if key in second.outputs[0].metadata_props:
-            first.outputs[0].metadata_props[key] = second.outputs[0].metadata_props.pop(key)
+    if scale is not None:  # it stays with the activation
+        set_scale(first.outputs[0], scale)
+        del second.outputs[0].metadata_props[SCALE]
     return True
 
 

@@ -23,9 +23,6 @@ def finetune(
     distill: Annotated[
         bool, typer.Option("--distill", help="Learn the original network's outputs; no labels.")
     ] = False,
-    labels: Annotated[
-        float, typer.Option(help="With --distill: share of labels in what is learned.")
-    ] = 0.0,
     spikes: Annotated[
         str | None,
         typer.Option(metavar="NEURON", help="Train with spikes: binary or ternary neurons."),
@@ -41,9 +38,6 @@ def finetune(
     thresholds: Annotated[
         str, typer.Option(help="One threshold per channel or layer.")
     ] = "channel",
-    potentials: Annotated[
-        bool, typer.Option("--potentials", help="With spikes: learn initial potentials too.")
-    ] = False,
     augment: Annotated[
         bool, typer.Option("--augment", help="Shift and mirror images at random.")
     ] = False,
@@ -83,17 +77,13 @@ def finetune(
             rate=rate,
             noise=noise,
             thresholds=thresholds,
-            potentials=potentials,
             distill=distill or teacher is not None,
-            labels=labels,
             augment=augment,
             half=half,
             seed=seed,
         )
         proto = gate.read(model)
-        samples = load_samples(
-            train, input_shape(proto), labels=not schedule.distill or schedule.labels > 0
-        )
+        samples = load_samples(train, input_shape(proto), labels=not schedule.distill)
         with progress_bar() as progress:
             result = learn(
                 proto,

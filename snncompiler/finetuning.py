@@ -50,15 +50,13 @@ _TOLERANCE = 1e-2
 class Finetuned:
     """A fine-tuned network; how good it was before its training, and after each epoch.
 
-    potentials: initial ones, in thresholds, where they are not 1/2. spikes: the neurons that it
-    learned to spike with, if it did.
+    spikes: the neurons that it learned to spike with, if it did.
     """
 
     model: onnx.ModelProto
     before: dict[str, float]
     history: list[dict[str, float]]
     thresholds: dict[str, list[float]]
-    potentials: dict[str, list[float]]
     host: list[str]
     spikes: str | None = None
     output: Path | None = None
@@ -75,7 +73,6 @@ class Finetuned:
             "before": self.before,
             "epochs": self.history,
             "thresholds": self.thresholds,
-            "potentials": self.potentials,
             "host": self.host,
             "spikes": self.spikes,
         }
@@ -156,15 +153,14 @@ def finetune(
     )
     for value, array in trained.weights.items():
         value.const_value = ir.tensor(np.ascontiguousarray(array, np.float32))
-    insert(model, trained.thresholds, schedule.timesteps, starts=trained.starts)
+    insert(model, trained.thresholds, schedule.timesteps)
     proto = _plain(model, schedule)
     _compare(proto, shown.x[: len(trained.outputs[0])], trained.outputs)
     result = Finetuned(
         proto,
         trained.before,
         trained.history,
-        _listed(trained.thresholds),
-        _listed(trained.starts),
+        {name: [float(t) for t in theta] for name, theta in trained.thresholds.items()},
         network.host,
         schedule.spikes,
         output,
@@ -181,13 +177,13 @@ def _check(model: ir.Model, samples: Samples, schedule: Schedule) -> None:
             f"fewer than {LEAST} are only learned by heart",
             "give more, or use the recipe 'stage2-only', which needs no training",
         )
-    if schedule.distill and not schedule.labels:
+    if schedule.distill:
         return
     if samples.y is None:
         raise refuse(
             "the training data have no labels 'y'",
             "without them there is nothing to learn but the original network itself",
-            "save integer labels 'y' beside 'x', or use --distill without --labels",
+            "save integer labels 'y' beside 'x', or use --distill",
         )
     dims = shape(model.graph.outputs[0])
     if len(dims) != 1:
@@ -244,10 +240,6 @@ def _key(digest: str, samples: Samples, schedule: Schedule) -> str:
     seen.update(b"" if samples.y is None else np.ascontiguousarray(samples.y).tobytes())
     settings = json.dumps(asdict(schedule), sort_keys=True)
     return hashlib.sha256(f"{digest} {seen.hexdigest()} {settings}".encode()).hexdigest()
-
-
-def _listed(learned: dict[str, Array]) -> dict[str, list[float]]:
-    return {name: [float(v) for v in values] for name, values in learned.items()}
 
 
 def _plain(model: ir.Model, schedule: Schedule) -> onnx.ModelProto:

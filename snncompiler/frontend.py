@@ -128,7 +128,7 @@ def load(source: str | Path | onnx.ModelProto) -> Network:
     opset = next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx"))
     shared = _take_weights(proto)
     model = canonicalise(proto, batch or 1, shared)
-    quantisers = recognise(model, spiking=spikes is not None)
+    quantisers = recognise(model)
     original = with_weights(proto, shared)
     return Network(model, original, nodes, host, batch, opset, digest, quantisers, spikes)
 

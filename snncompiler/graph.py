@@ -16,9 +16,6 @@ from snncompiler.ops import DOMAIN, functions
 SOURCE = "snn.source"
 #: Value metadata: JSON list, the physical value of one unit per channel.
 SCALE = "snn.scale"
-#: Value metadata: JSON list, the initial potentials learned for the neurons of an activation, in
-#: thresholds, per channel.
-START = "snn.start"
 #: Value metadata: 'spikes' or 'current'.
 KIND = "snn.kind"
 #: Node metadata: JSON list, the upper bound of a Clip that became a neuron, per channel.
@@ -253,17 +250,6 @@ def scale_of(value: ir.Value) -> NDArray[np.float64] | None:
     return None if text is None else np.array(json.loads(text), np.float64)
 
 
-def start_of(value: ir.Value) -> NDArray[np.float64] | None:
-    """The initial potentials annotated on an activation's output, in thresholds, or None."""
-    text = value.metadata_props.get(START)
-    return None if text is None else np.array(json.loads(text), np.float64)
-
-
 def set_scale(value: ir.Value, scale: Array) -> None:
     """Annotate the physical value of one unit, per channel."""
     value.metadata_props[SCALE] = json.dumps([float(s) for s in np.ravel(scale)])
-
-
-def set_start(value: ir.Value, start: Array) -> None:
-    """Annotate the initial potentials of an activation's neurons, in thresholds, per channel."""
-    value.metadata_props[START] = json.dumps([float(v) for v in np.ravel(start)])

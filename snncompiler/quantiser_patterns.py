@@ -8,8 +8,7 @@ in both directions, as an affine map with bounds per channel,
     n = floor(a z + b)  in [low, high],    y = c n + e,
 
 and the chain is a quantised activation if a c = 1, e = 0, high is a whole number T of levels and
-low is 0 (or -T behind a LeakyRelu). Then theta = T c, and a shift b other than 1/2 becomes a bias,
-or, of a network that learned with spikes, the initial potential b theta that it learned.
+low is 0 (or -T behind a LeakyRelu). Then theta = T c, and a shift b other than 1/2 becomes a bias.
 """
 
 from __future__ import annotations
@@ -72,20 +71,11 @@ class _Quantiser:
     x: ir.Value
     leaky: ir.Node | None
     theta: Array
-    levels: float
-    start: Array
-
-    @property
-    def shift(self) -> Array:
-        """What the start amounts to, added to z."""
-        return (self.start - 0.5) * self.theta / self.levels
+    shift: Array
 
 
-def recognise(model: ir.Model, *, spiking: bool = False) -> int:
-    """Bring every quantised activation to its canonical form (`quantisers.limit`); how many.
-
-    spiking: the network learned with spikes.
-    """
+def recognise(model: ir.Model) -> int:
+    """Bring every quantised activation to its canonical form (`quantisers.limit`); how many."""
     found = 0
     rounding = [n for n in model.graph if n.op_type in _ROUNDING]
     if rounding:
@@ -95,7 +85,7 @@ def recognise(model: ir.Model, *, spiking: bool = False) -> int:
             continue
         quantiser = _around(node)
         if quantiser is not None:
-            _put(quantiser, spiking)
+            _put(quantiser)
             found += 1
     return found
 
@@ -158,7 +148,8 @@ def _judge(
     signed = leaky is not None and (low == -levels).all()
     if not signed and (low != 0).any():
         return None
-    return _Quantiser(nodes, x, leaky if signed else None, levels * step, levels, counted.b)
+    shift = (counted.b - 0.5) * step
+    return _Quantiser(nodes, x, leaky if signed else None, levels * step, shift)
 
 
 def _count(node: ir.Node, before: Sequence[ir.Node]) -> _Map | None:
@@ -261,12 +252,9 @@ def _users(value: ir.Value) -> Iterator[ir.Node]:
         user = sole_user(user.outputs[0])
 
 
-def _put(found: _Quantiser, spiking: bool) -> None:
+def _put(found: _Quantiser) -> None:
     last, x = found.nodes[-1], found.x
     graph, nodes = graph_of(last), list(found.nodes)
-    if spiking and found.leaky is None and (found.start != 0.5).any():
-        limit(nodes, x, None, found.theta, found.start)
-        return
     if (np.abs(found.shift) > _CLOSE * found.theta).any():
         level = add_constant(graph, f"{last.name}_shift", spread_out(found.shift, x))
         add = make_node("Add", [x, level], name=f"{last.name}_shift")

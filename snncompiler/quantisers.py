@@ -30,7 +30,6 @@ from snncompiler.graph import (
     replace,
     set_scale,
     set_sources,
-    set_start,
     shape,
     sources,
     weights,
@@ -54,17 +53,10 @@ def spread_out(vector: Array, like: ir.Value) -> Array:
     return np.asarray(vector).reshape(1, -1, *[1] * (rank(like) - 2))
 
 
-def limit(
-    old: list[ir.Node],
-    x: ir.Value,
-    leaky: ir.Node | None,
-    theta: Array,
-    start: Array | None = None,
-) -> None:
+def limit(old: list[ir.Node], x: ir.Value, leaky: ir.Node | None, theta: Array) -> None:
     """Put an activation of x that saturates at theta, [C] or [1], in the place of a chain.
 
-    leaky: the LeakyRelu or PRelu that it is; None: Relu. start: the initial potentials of its
-    neurons in thresholds, [C] or [1], where they were learned.
+    leaky: the LeakyRelu or PRelu that it is; None: Relu.
     """
     graph, name = graph_of(old[-1]), str(old[-1].name)
     theta = np.broadcast_to(theta, shape(x)[:1])
@@ -87,8 +79,6 @@ def limit(
         last.attributes.update({a.name: a for a in leaky.attributes.values()})
     replace(old, [*new, last])
     set_scale(last.outputs[0], theta)
-    if start is not None:
-        set_start(last.outputs[0], np.broadcast_to(start, theta.shape))
 
 
 def limits_of(activation: ir.Node) -> list[ir.Node]:
@@ -103,19 +93,14 @@ def limits_of(activation: ir.Node) -> list[ir.Node]:
 
 
 def insert(
-    model: ir.Model,
-    thresholds: Mapping[str, Array],
-    timesteps: int,
-    gamma: float = 1,
-    starts: Mapping[str, Array] | None = None,
+    model: ir.Model, thresholds: Mapping[str, Array], timesteps: int, gamma: float = 1
 ) -> None:
     """Replace the activations of a canonical ANN by quantised ones, spelled in standard ops.
 
         Mul(T / theta) - Add(1/2) - Floor - Clip(0, gamma T) - Mul(theta / T)
 
     thresholds: [C] or [1] by the name of the activation's output. Activations without stay.
-    gamma: most spikes per step of the neurons they stand for. starts: the neurons' initial
-    potentials in thresholds, as `thresholds`, in the place of 1/2.
+    gamma: most spikes per step of the neurons they stand for.
     """
     graph = model.graph
     for node in [n for n in graph if n.op_type in ACTIVATIONS]:
@@ -127,14 +112,14 @@ def insert(
         x = limits[-1].inputs[0] if limits else node.inputs[0]
         assert x is not None
         new: list[ir.Node] = []
-        start, lowest = (starts or {}).get(str(node.outputs[0].name), np.array([0.5])), 0.0
+        lowest = 0.0
         if node.op_type in ("LeakyRelu", "PRelu"):
             new.append(make_node(node.op_type, [x, *node.inputs[1:]], name=f"{name}_leaky"))
             new[0].attributes.update({a.name: a for a in node.attributes.values()})
             lowest = -float(gamma * timesteps)
         numbers = {
             "scaled": ("Mul", [spread_out(timesteps / theta, x)]),
-            "half": ("Add", [spread_out(start, x) if len(start) > 1 else np.array(start.item())]),
+            "half": ("Add", [np.array(0.5)]),
             "floor": ("Floor", []),
             "levels": ("Clip", [np.array(lowest), np.array(float(gamma * timesteps))]),
             "": ("Mul", [spread_out(theta / timesteps, x)]),

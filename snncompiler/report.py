@@ -280,7 +280,6 @@ def finetuned_table(result: Finetuned) -> RenderableType:
         learned = f"{epoch['loss']:.4f}" if i else ""
         table.add_row(str(i), learned, f"{epoch['held_out_loss']:.4f}", accuracy)
     note = f"\n{len(result.thresholds)} activations with trained thresholds"
-    note += " and initial potentials" if result.potentials else ""
     if result.spikes is not None:
         back = " --set neurons.gamma_neg=1" if result.spikes == "ternary" else ""
         note += f", trained with {result.spikes} spikes: compile with --recipe spike-trained{back}"

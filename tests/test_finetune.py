@@ -285,17 +285,6 @@ def test_another_network_can_teach() -> None:
 
 
 @needs_torch
-def test_labels_have_their_share_in_what_a_teacher_teaches() -> None:
-    """All of it: what is learned without a teacher."""
-    losses = []
-    for distill, share in ((True, 0.0), (True, 0.25), (True, 1.0), (False, 0.0)):
-        made = finetune(MLP, DATA, Schedule(**QUICK, distill=distill, labels=share))
-        losses.append(made.before["held_out_loss"])
-    assert losses[1] == pytest.approx(0.75 * losses[0] + 0.25 * losses[3])
-    assert losses[2] == losses[3] != losses[0]
-
-
-@needs_torch
 @pytest.mark.parametrize(
     ("data", "settings", "what"),
     [
@@ -310,10 +299,6 @@ def test_labels_have_their_share_in_what_a_teacher_teaches() -> None:
         (DATA, {"timesteps": 0}, "timesteps = 0"),
         (DATA, {"thresholds": "pixel"}, "per 'pixel'"),
         (DATA, {"augment": True}, "cannot shift and mirror"),
-        (DATA, {"potentials": True}, "no initial potentials to train"),
-        (DATA, {"labels": 0.5}, "labels have no share"),
-        (DATA, {"distill": True, "labels": 1.5}, "labels = 1.5"),
-        (Samples(x, None), {"distill": True, "labels": 0.5}, "no labels 'y'"),
     ],
 )
 def test_wrong_input_is_refused(data: Samples, settings: dict[str, object], what: str) -> None:

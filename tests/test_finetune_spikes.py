@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import networks
-from passes.rewiring import theta_of, v_init_of
 from snncompiler.cli import app
 from snncompiler.data import Samples
 from snncompiler.diagnostics import InputError
@@ -25,7 +23,7 @@ from snncompiler.driver import compile_model, import_network
 from snncompiler.finetune.kernels import fire, fire_backward
 from snncompiler.finetune.schedule import Schedule
 from snncompiler.finetuning import finetune
-from snncompiler.graph import ACTIVATIONS, set_scale, set_start, shape
+from snncompiler.graph import ACTIVATIONS, set_scale, shape
 from snncompiler.quantisers import insert
 from snncompiler.record import FINETUNED
 from snncompiler.report import finetuned_table
@@ -65,19 +63,17 @@ def test_the_gradients_are_those_of_autograd_through_the_steps(
     g = torch.tensor(r.standard_normal(given.shape))
     steep = None if slope is None else torch.tensor([[[slope]]], dtype=torch.float64)
 
-    begun = torch.tensor([[0.5], [0.2], [0.9]], dtype=torch.float64)
-
-    current, theta, start = (v.clone().requires_grad_() for v in (given, level, begun))
-    sent = Fire.apply(current, theta, start, steep, gamma_neg)
+    current, theta = given.clone().requires_grad_(), level.clone().requires_grad_()
+    sent = Fire.apply(current, theta, steep, gamma_neg)
     (sent * g).sum().backward()
 
-    wanted, theta_wanted, start_wanted = (v.clone().requires_grad_() for v in (given, level, begun))
+    wanted, theta_wanted = given.clone().requires_grad_(), level.clone().requires_grad_()
     total, count, steps = torch.zeros_like(given[0]), torch.zeros_like(given[0]), []
     for i in wanted:
         total = total + i
         f = total if slope is None else torch.where(total > 0, total, slope * total)
         low = -(count.clamp(max=gamma_neg) if slope is None else torch.ones_like(count)).detach()
-        s = Jump.apply(f / theta_wanted + start_wanted - count, low)
+        s = Jump.apply(f / theta_wanted + 0.5 - count, low)
         count = count + s
         steps.append(s * theta_wanted)
     (torch.stack(steps) * g).sum().backward()
@@ -85,7 +81,6 @@ def test_the_gradients_are_those_of_autograd_through_the_steps(
     torch.testing.assert_close(sent, torch.stack(steps), rtol=0, atol=0)
     torch.testing.assert_close(current.grad, wanted.grad)
     torch.testing.assert_close(theta.grad, theta_wanted.grad)
-    torch.testing.assert_close(start.grad, start_wanted.grad)
 
 
 @pytest.mark.parametrize("kept", [np.float32, bfloat16])
@@ -97,7 +92,6 @@ def test_kernels_compute_the_equations(kept: type, lowest: int, signed: bool) ->
     current = r.integers(-12, 25, (steps, samples, neurons)) / 16
     g = r.integers(-8, 9, current.shape) / 8
     theta, slope = 2.0 ** r.integers(-1, 2, neurons), np.full(neurons, 0.25 if signed else 1.0)
-    start = r.integers(0, 9, neurons) / 8
 
     def f(x: np.ndarray) -> np.ndarray:
         return np.where(x > 0, x, slope * x)
@@ -105,7 +99,7 @@ def test_kernels_compute_the_equations(kept: type, lowest: int, signed: bool) ->
     total = current.cumsum(0)
     count, spikes, inside = np.zeros_like(total[0]), np.zeros_like(total), np.zeros_like(total)
     for t in range(steps):
-        w = f(total[t]) / theta + start - count
+        w = f(total[t]) / theta + 0.5 - count
         back = lowest if signed else np.minimum(count, lowest)
         spikes[t] = np.minimum(np.maximum(np.floor(w), -back), 1)
         inside[t] = (w > 0.5 - back) & (w < 1.5)
@@ -120,17 +114,15 @@ def test_kernels_compute_the_equations(kept: type, lowest: int, signed: bool) ->
         x = x.astype(kept)
         return x if kept is np.float32 else x.view(np.uint16)
 
-    of_each = (v.astype(np.float32) for v in (theta, start, slope))
-    neuron = (*of_each, np.float32(lowest), signed)
+    neuron = (theta.astype(np.float32), slope.astype(np.float32), np.float32(lowest), signed)
     sent, result = bits(np.zeros_like(g)), bits(np.zeros_like(g))
-    parts, starts = (np.ones((3, neurons), np.float32) for _ in range(2))
+    parts = np.zeros((3, neurons), np.float32)
     fire(bits(current), *neuron, sent)
-    fire_backward(bits(current), *neuron, bits(g), result, parts, starts)
+    fire_backward(bits(current), *neuron, bits(g), result, parts)
     assert (spikes < 0).any() == (lowest > 0)
     for found, wanted in ((sent, theta * spikes), (result, by_current)):
         np.testing.assert_array_equal(found.view(kept).astype(float), wanted.astype(kept))
     np.testing.assert_array_equal(parts.sum(0), by_theta)
-    np.testing.assert_array_equal(starts.sum(0), a.sum((0, 1)))
 
 
 @needs_torch
@@ -148,11 +140,7 @@ def test_kernels_and_operations_of_torch_agree(
 
     r = np.random.default_rng(0)
     axes = [1] * (len(dims) - 2)
-    starts = torch.tensor([0.5, 0.25, 0.75]).reshape(-1, *axes)
-    for theta, start in (
-        (torch.tensor([0.5, 1.0, 2.0]).reshape(-1, *axes), torch.tensor([0.5])),
-        (torch.tensor([0.5]), starts),
-    ):
+    for theta in (torch.tensor([0.5, 1.0, 2.0]).reshape(-1, *axes), torch.tensor([0.5])):
         current, g = (torch.tensor(r.integers(-9, 17, (4, *dims)) / 16) for _ in range(2))
         if last:  # channels
             current = current.movedim(2, -1).contiguous().movedim(-1, 2)
@@ -162,10 +150,10 @@ def test_kernels_and_operations_of_torch_agree(
         made = []
         for kernel, kind in ((FireOnCpu, torch.float32), (Fire, torch.float64)):
             i = current.detach().to(kind).requires_grad_()
-            level, begun = (v.detach().to(kind).requires_grad_() for v in (theta, start))
-            sent = kernel.apply(i, level, begun, steep, 1)
+            level = theta.detach().to(kind).requires_grad_()
+            sent = kernel.apply(i, level, steep, 1)
             sent.backward(g.to(kind))
-            made.append([x.double() for x in (sent, i.grad, level.grad, begun.grad)])
+            made.append([x.double() for x in (sent, i.grad, level.grad)])
         for a, b in zip(*made, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -178,13 +166,12 @@ def leaky(seed: int) -> onnx.ModelProto:
 
 
 @needs_torch
-@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("spikes", ["binary", "ternary"])
 @pytest.mark.parametrize(
     "make",
     [networks.vgg_like, networks.residual, networks.inception, networks.fpn, leaky],
 )
-def test_what_is_trained_is_what_compile_makes(make, spikes: str, learned: bool) -> None:
+def test_what_is_trained_is_what_compile_makes(make, spikes: str) -> None:
     """Without a grid, the compiled network gives the answers of the one in torch."""
     import torch
 
@@ -192,21 +179,17 @@ def test_what_is_trained_is_what_compile_makes(make, spikes: str, learned: bool)
 
     model, t = make(0), 6
     network = import_network(model)
-    theta, start = {}, {}
+    theta = {}
     for node in network.model.graph:
         if node.op_type in ACTIVATIONS:
-            name, channels = str(node.outputs[0].name), shape(node.outputs[0])[0]
-            theta[name] = np.linspace(0.4, 1.2, channels)
-            set_scale(node.outputs[0], theta[name])
-            if learned and node.op_type == "Relu":
-                start[name] = np.linspace(0.9, 0.1, channels)
-                set_start(node.outputs[0], start[name])
+            channels = shape(node.outputs[0])[0]
+            theta[str(node.outputs[0].name)] = np.linspace(0.4, 1.2, channels)
+            set_scale(node.outputs[0], theta[str(node.outputs[0].name)])
     samples = networks.sample_input(model, 8, 0)
     gamma_neg = int(spikes == "ternary")
     with torch.no_grad():
         wanted = SpikingNetwork(network.model, t, gamma_neg=gamma_neg)(torch.from_numpy(samples))
-    insert(network.model, theta, t, starts=start)
-    network.model.metadata_props[FINETUNED] = json.dumps({"spikes": spikes})
+    insert(network.model, theta, t)
     compiled = compile_model(
         ir.to_proto(network.model),
         samples,
@@ -247,24 +230,6 @@ def test_training_helps_and_compile_says_what_would_undo_it(spikes: str) -> None
 
 
 @needs_torch
-def test_learned_potentials_are_kept_by_compile_and_by_another_training() -> None:
-    schedule = Schedule(timesteps=2, spikes="binary", epochs=2, rate=0.1, batch=32, potentials=True)
-    made = finetune(MLP, DATA, schedule)
-    learned = np.concatenate([*made.potentials.values()])
-    assert 0.01 < np.abs(learned - 0.5).max() < 0.5
-    compiled = compile_model(made.model, x, recipe="spike-trained", timesteps=2)
-    neurons = [n for n in compiled.model.graph if n.op_type == "IF"]
-    kept = np.concatenate([v_init_of(n) / theta_of(n) for n in neurons])
-    np.testing.assert_allclose(kept, learned, atol=1e-3)  # of the grid
-    again = finetune(made.model, DATA, replace(schedule, epochs=1, potentials=False))
-    for name, start in made.potentials.items():
-        np.testing.assert_array_equal(again.potentials[name], start)
-    assert again.before["held_out_loss"] == pytest.approx(made.history[-1]["held_out_loss"])
-    plain = finetune(MLP, DATA, replace(schedule, potentials=False))
-    assert not plain.potentials
-
-
-@needs_torch
 def test_a_network_that_did_not_learn_with_spikes_is_corrected_without_a_word() -> None:
     made = finetune(MLP, DATA, Schedule(timesteps=2, epochs=1))
     assert import_network(made.model).spikes is None
@@ -291,11 +256,9 @@ def test_the_command_trains_with_spikes(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", x=x)
     arguments = ["finetune", str(tmp_path / "m.onnx"), "--train", str(tmp_path / "train.npz")]
     more = ["-T", "2", "--epochs", "1", "--spikes", "ternary", "--json", str(tmp_path / "r.json")]
-    more += ["--teacher", str(tmp_path / "m.onnx"), "--potentials"]
+    more += ["--teacher", str(tmp_path / "m.onnx")]
     done = CliRunner().invoke(app, [*arguments, *more])
     assert done.exit_code == 0, done.stderr
     assert "--recipe spike-trained --set neurons.gamma_neg=1" in " ".join(done.stdout.split())
-    told = json.loads((tmp_path / "r.json").read_text())
-    assert told["spikes"] == "ternary"
-    assert told["potentials"].keys() == told["thresholds"].keys()
+    assert json.loads((tmp_path / "r.json").read_text())["spikes"] == "ternary"
     assert import_network(tmp_path / "m.qc.onnx").spikes == "ternary"

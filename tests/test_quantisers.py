@@ -9,15 +9,13 @@ import onnx_ir as ir
 import pytest
 
 import networks
-from passes.rewiring import theta_of, v_init_of
 from passes.threshold_rules import quantised
 from snncompiler import frontend
 from snncompiler.ann import run
 from snncompiler.diagnostics import InputError
 from snncompiler.driver import check_model, compile_model, import_network
-from snncompiler.graph import ACTIVATIONS, scale_of, shape, start_of
+from snncompiler.graph import ACTIVATIONS, scale_of, shape
 from snncompiler.quantisers import insert, limits_of
-from snncompiler.record import FINETUNED
 
 #: theta = 1.5 and T = 4, or as the case says; x is a convolution's output.
 SPELLINGS = {
@@ -42,8 +40,6 @@ SPELLINGS = {
     "max and min": """
         a = Div(x, step)  b = Max(a, zero)  c = Min(b, four)  d = Round(c)  y = Mul(d, step)""",
 }
-
-START = np.array([0.125, 0.5, 0.75])
 
 
 def network(body: str, theta: object = 1.5, opset: int = 17) -> onnx.ModelProto:
@@ -70,7 +66,6 @@ def network(body: str, theta: object = 1.5, opset: int = 17) -> onnx.ModelProto:
         "four": 4.0,
         "minus": -4.0,
         "slope": np.array([0.1, 0.0, 0.3]).reshape(3, 1, 1),
-        "start": START.reshape(3, 1, 1),
     }
     used = {v for n in model.graph.node for v in n.input}
     for name, value in constants.items():
@@ -131,22 +126,6 @@ def test_without_the_half_a_bias_makes_up_for_it() -> None:
     assert conv.op_type == "Conv"
     bias = conv.inputs[2].const_value.numpy()
     np.testing.assert_allclose(bias, -1.5 / 8, rtol=1e-5)
-
-
-def test_of_a_network_that_learned_with_spikes_it_is_the_initial_potential() -> None:
-    floored = network(
-        """p = MaxPool<kernel_shape = [1, 1]>(x)  a = Div(p, step)  s = Add(a, start)  b = Floor(s)
-        c = Clip(b, zero, four)  y = Mul(c, step)"""
-    )
-    floored.metadata_props.add(key=FINETUNED, value='{"spikes": "binary"}')
-    loaded = import_network(floored)
-    assert [n.op_type for n in loaded.model.graph][:2] == ["Conv", "Min"]
-    (relu,) = [n for n in loaded.model.graph if n.op_type == "Relu"]
-    np.testing.assert_array_equal(start_of(relu.outputs[0]), START)
-    compiled = compile_model(floored, samples(), recipe="spike-trained", timesteps=4)
-    (neuron,) = [n for n in compiled.model.graph if n.op_type == "IF"]
-    share = v_init_of(neuron) / theta_of(neuron)
-    np.testing.assert_allclose(share, START, atol=1e-3)  # of the grid
 
 
 @pytest.mark.parametrize(

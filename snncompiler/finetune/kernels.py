@@ -17,7 +17,7 @@ from numba.extending import overload
 
 # Indices of neurons are unsigned: those that may be negative keep loops from being vectorised.
 #: Neurons that go through their steps together, and samples whose gradients of thresholds add up.
-_TOGETHER, SUMMED = 256, 8
+_TOGETHER, SUMMED = 512, 8
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", parallel=True)
 _part = njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
@@ -67,14 +67,14 @@ def _spikes(w, back):
 
 
 @_part
-def _step(now, count, k, x, start, slope, lowest, signed):
+def _step(now, count, k, x, slope, lowest, signed):
     """One step of neuron k, by the current x: its spikes, and whether (1 or 0) gradients pass.
 
     now: the current so far. count: the spikes so far.
     """
     now[k] += x
     back = lowest if signed or count[k] > lowest else count[k]
-    w = _below(now[k], now[k], slope) + start - count[k]
+    w = _below(now[k], now[k], slope) + np.float32(0.5) - count[k]
     spikes = _spikes(w, back)
     count[k] += spikes
     within = (w > np.float32(0.5) - back) & (w < np.float32(1.5))
@@ -82,13 +82,12 @@ def _step(now, count, k, x, start, slope, lowest, signed):
 
 
 @_kernel
-def fire(current, theta, start, slope, lowest, signed, sent):
+def fire(current, theta, slope, lowest, signed, sent):
     """What neurons send, theta s.
 
     Args:
         current: [T, N, S].
         theta: [S] float32.
-        start: [S] float32, initial potential in thresholds.
         slope: [S] float32, f(X) / X below zero.
         lowest: float32, the most spikes taken back.
         signed: whether that many may be, or only what was sent before.
@@ -105,27 +104,23 @@ def fire(current, theta, start, slope, lowest, signed, sent):
                 for k in range(size):
                     j = first + k
                     x = _read(current[t, n, j]) / theta[j]
-                    s, _ = _step(now, count, k, x, start[j], slope[j], lowest, signed)
+                    s, _ = _step(now, count, k, x, slope[j], lowest, signed)
                     sent[t, n, j] = _kept(s * theta[j], sent[t, n, j])
 
 
 @_kernel
-def fire_backward(
-    current, theta, start, slope, lowest, signed, gradient, by_current, by_theta, by_start
-):
+def fire_backward(current, theta, slope, lowest, signed, gradient, by_current, by_theta):
     """Its gradients, as told at the top of `spiking.py`; here A is one theta smaller.
 
     Args:
         current: [T, N, S], and all up to `signed` as of `fire`.
         theta: see there.
-        start: see there.
         slope: see there.
         lowest: see there.
         signed: see there.
         gradient: [T, N, S] dLoss/d(theta s).
         by_current: [T, N, S], written.
         by_theta: [ceil(N / SUMMED), S] float32, written: to be summed along the first axis.
-        by_start: likewise.
     """
     steps, samples, neurons = current.shape
     for part in prange(len(by_theta)):
@@ -136,7 +131,6 @@ def fire_backward(
         share = np.empty((steps, _TOGETHER), np.float32)
         inside = np.empty((steps, _TOGETHER), np.float32)
         by_theta[part] = 0
-        by_start[part] = 0
         for n in range(part * SUMMED, min((part + 1) * SUMMED, samples)):
             for first in range(np.uint64(0), np.uint64(neurons), np.uint64(_TOGETHER)):
                 size = min(np.uint64(_TOGETHER), np.uint64(neurons) - first)
@@ -146,7 +140,7 @@ def fire_backward(
                     for k in range(size):
                         j = first + k
                         x = _read(current[t, n, j]) / theta[j]
-                        s, seen = _step(now, count, k, x, start[j], slope[j], lowest, signed)
+                        s, seen = _step(now, count, k, x, slope[j], lowest, signed)
                         spikes[k], inside[t, k] = s, seen
                     for k in range(size):
                         share[t, k] = _read(gradient[t, n, first + k])
@@ -164,8 +158,6 @@ def fire_backward(
                         by_theta[part, first + k] -= a * _below(x, x, slope[first + k])
                     for k in range(size):
                         by_current[t, n, first + k] = _kept(later[k], by_current[t, n, first + k])
-                for k in range(size):
-                    by_start[part, first + k] += fired[k] * theta[first + k]
 
 
 @_part

@@ -25,11 +25,10 @@ from snncompiler.graph import (
     data_inputs,
     scale_of,
     shape,
-    start_of,
     weights,
 )
 from snncompiler.movement import index_map
-from snncompiler.quantisers import LIMITS, limits_of, slope_of, spread_out
+from snncompiler.quantisers import limits_of, slope_of, spread_out
 
 Tensors = dict[ir.Value | None, torch.Tensor]
 _CONV: dict[int, Callable[..., torch.Tensor]] = {
@@ -56,26 +55,16 @@ class TorchNetwork(torch.nn.Module):
         model: the canonical ANN, thresholds annotated on the activations' outputs.
         timesteps: T of the quantised activations; None: activations as they are.
         channelwise: thresholds per channel; False: one per layer.
-        potentials: initial potentials of neurons, one per channel, are learned too.
     """
 
-    def __init__(
-        self,
-        model: ir.Model,
-        timesteps: int | None,
-        *,
-        channelwise: bool = True,
-        potentials: bool = False,
-    ) -> None:
+    def __init__(self, model: ir.Model, timesteps: int | None, *, channelwise: bool = True) -> None:
         super().__init__()
         self.model, self.timesteps = model, timesteps
         self.noise = 0.0
         self.generator: torch.Generator | None = None
-        self.nodes = [n for n in model.graph if timesteps is None or not _only_limits(n)]
+        self.nodes = list(model.graph)
         self.weights: dict[ir.Value, torch.nn.Parameter] = {}
         self.thresholds: dict[ir.Node, torch.nn.Parameter] = {}
-        #: In thresholds; of activations without it is 1/2.
-        self.starts: dict[ir.Node, torch.nn.Parameter] = {}
         self._constants: dict[ir.Value, str] = {}
         self._indices: dict[ir.Node, str] = {}
         for number, node in enumerate(self.nodes):
@@ -94,13 +83,6 @@ class TorchNetwork(torch.nn.Module):
                 )
                 self.thresholds[node] = torch.nn.Parameter(as_tensor(theta))
                 self.register_parameter(f"theta_{number}", self.thresholds[node])
-                known = start_of(node.outputs[0])
-                learned = potentials and node.op_type not in ("LeakyRelu", "PRelu")
-                if known is not None or learned:
-                    half = np.full(channels, 0.5)
-                    start = as_tensor(half if known is None else np.broadcast_to(known, channels))
-                    self.starts[node] = torch.nn.Parameter(start, requires_grad=learned)
-                    self.register_parameter(f"start_{number}", self.starts[node])
 
     def _take(self, node: ir.Node, value: ir.Value | None) -> None:
         """A constant: trainable, a tensor, or (shapes and axes) left alone."""
@@ -143,9 +125,6 @@ class TorchNetwork(torch.nn.Module):
             slope = as_tensor(spread_out(slope_of(node), node.outputs[0])).to(f)
             f = torch.where(f > 0, f, slope * f)
         theta = self.thresholds[node].abs().reshape(-1, *[1] * (f.ndim - 2))
-        if node in self.starts:
-            start = self.starts[node].reshape(-1, *[1] * (f.ndim - 2))
-            f = f + (start - 0.5) * theta / self.timesteps
         noise = self.noise if self.training else 0.0
         lowest = -1.0 if signed else 0.0
         activation = QuantiseClipOnCpu if has_kernels(f) else QuantiseClip
@@ -166,13 +145,6 @@ class TorchNetwork(torch.nn.Module):
         """The parameters as they are now, by the value that holds them."""
         return {v: p.detach().cpu().numpy() for v, p in self.weights.items()}
 
-    def trained_starts(self) -> dict[str, Array]:
-        """Initial potentials in thresholds, [C], by the name of the activation's output."""
-        return {
-            str(n.outputs[0].name): p.detach().double().cpu().numpy()
-            for n, p in self.starts.items()
-        }
-
     def trained_thresholds(self) -> dict[str, Array]:
         """[C] or [1] by the name of the activation's output."""
         return {
@@ -189,14 +161,6 @@ def is_trainable(node: ir.Node) -> bool:
     one_to_one = node.op_type == "Conv" and w.shape[:2] == (attribute(node, "group", 1), 1)
     flat = w.reshape(len(w), -1)
     return not (one_to_one and len(node.inputs) < 3 and (flat == flat[:, :1]).all())
-
-
-def _only_limits(node: ir.Node) -> bool:
-    """Whether a node does nothing but limit activations, which quantised ones do by themselves."""
-    if node.op_type not in LIMITS or node.outputs[0].is_graph_output():
-        return False
-    users = [use.node for use in node.outputs[0].uses()]
-    return all(user.op_type in ACTIVATIONS or _only_limits(user) for user in users)
 
 
 def as_tensor(array: Array) -> torch.Tensor:

@@ -24,23 +24,21 @@ def has_kernels(x: torch.Tensor) -> bool:
 
 
 class FireOnCpu(torch.autograd.Function):
-    """apply(current, theta, start, slope, lowest) -> theta s, as of `Fire`."""
+    """apply(current, theta, slope, lowest) -> theta s, as of `Fire`."""
 
     @staticmethod
     def forward(
         ctx: Any,
         current: torch.Tensor,
         theta: torch.Tensor,
-        start: torch.Tensor,
         slope: torch.Tensor | None,
         lowest: int,
     ) -> torch.Tensor:
         """See above."""
         layout = _Layout(current)
-        ctx.layout, ctx.dims = layout, (theta.shape, start.shape)
-        steep = torch.ones(1) if slope is None else slope
-        neuron = (layout.spread(v) for v in (theta, start, steep))
-        ctx.settings = *neuron, np.float32(lowest), slope is not None
+        ctx.layout, ctx.dims = layout, theta.shape
+        steep = layout.spread(torch.ones(1) if slope is None else slope)
+        ctx.settings = layout.spread(theta), steep, np.float32(lowest), slope is not None
         x = layout.lay(current)
         ctx.save_for_backward(x)
         sent = torch.empty_like(x)
@@ -52,10 +50,9 @@ class FireOnCpu(torch.autograd.Function):
         """The gradients through time."""
         (x,) = ctx.saved_tensors
         g, by_current = ctx.layout.lay(gradients[0].to(x.dtype)), torch.empty_like(x)
-        parts = _parts(x), _parts(x)
-        kernels.fire_backward(_array(x), *ctx.settings, _array(g), _array(by_current), *parts)
-        by_theta, by_start = map(ctx.layout.gather, parts, ctx.dims)
-        return ctx.layout.undo(by_current), by_theta, by_start, None, None
+        parts = _parts(x)
+        kernels.fire_backward(_array(x), *ctx.settings, _array(g), _array(by_current), parts)
+        return ctx.layout.undo(by_current), ctx.layout.gather(parts, ctx.dims), None, None
 
 
 class QuantiseClipOnCpu(torch.autograd.Function):
@@ -120,8 +117,7 @@ class _Layout:
     def spread(self, x: torch.Tensor) -> Array:
         """[S], one number for each of a sample's neurons, of [C, 1, ...], [1, C, 1, ...] or [1]."""
         whole = x.detach().float().expand(1, *self.sample)[0]
-        # Contiguous, or the kernels know no distance between two of them and cannot be vectorised.
-        result: Array = whole.permute(self.order).flatten().contiguous().numpy()
+        result: Array = whole.permute(self.order).flatten().numpy()
         return result
 
     def gather(self, parts: Array, dims: Sequence[int]) -> torch.Tensor:

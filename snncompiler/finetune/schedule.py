@@ -14,11 +14,10 @@ class Schedule:
     timesteps: T. spikes: learn with neurons, binary or ternary, that spike for T steps, not with
     activations that are rounded to T levels; T times the work. epochs, batch, rate (of SGD; falls
     to 0 as a half cosine), momentum: as usual. noise: share of activations that are not rounded; of
-    no use to spikes. thresholds: one per channel, or per layer. potentials: learn the neurons'
-    initial potentials too, one per channel; with spikes alone. distill: learn the original
-    network's outputs instead of labels. labels: the share that these have in the loss even so.
-    augment: shift images by up to an eighth of their size and mirror them, at random. half:
-    multiply in bfloat16, quicker where the processor has units for it. seed: of all random numbers.
+    no use to spikes. thresholds: one per channel, or per layer. distill: learn the original
+    network's outputs instead of labels. augment: shift images by up to an eighth of their size and
+    mirror them, at random. half: multiply in bfloat16, quicker where the processor has units for
+    it. seed: of all random numbers.
     """
 
     timesteps: int
@@ -29,9 +28,7 @@ class Schedule:
     momentum: float = 0.9
     noise: float = 0.1
     thresholds: str = "channel"
-    potentials: bool = False
     distill: bool = False
-    labels: float = 0.0
     augment: bool = False
     half: bool = False
     seed: int = 0
@@ -44,7 +41,6 @@ class Schedule:
             "batch": (1, 10**6),
             "rate": (0, 10),
             "noise": (0, 0.999),
-            "labels": (0, 1),
             "seed": (0, 2**31),
         }
         problems = [
@@ -60,13 +56,6 @@ class Schedule:
             why = "neurons that learn are binary, or ternary: they take back a spike too much"
             do = "choose --spikes binary or --spikes ternary, or leave it out"
             problems.append(Problem(f"there are no neurons '{self.spikes}' to train", why, do))
-        if self.potentials and self.spikes is None:
-            why = "where activations are rounded they do what biases do, which learn already"
-            do = "use --spikes too, or leave out --potentials"
-            problems.append(Problem("there are no initial potentials to train", why, do))
-        if self.labels and not self.distill:
-            why = "without --distill there is nothing else to learn"
-            problems.append(Problem("labels have no share", why, "leave out --labels"))
         if self.thresholds not in ("channel", "layer"):
             why = "there is one per channel or one per layer"
             do = "choose --thresholds channel or --thresholds layer"

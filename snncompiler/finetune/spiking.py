@@ -3,7 +3,7 @@
 What rounding does not know, uneven spikes, is there from the first step on. One neuron, for its
 current I[t] at every step (see `passes/bptt.py`; rectangles of the surrogate one threshold wide):
 
-    X[t] = X[t-1] + I[t],      w[t] = f(X[t]) / theta + v - C[t-1]
+    X[t] = X[t-1] + I[t],      w[t] = f(X[t]) / theta + 1/2 - C[t-1]
     s[t] = clip(floor(w[t]), -n, 1),      C[t] = C[t-1] + s[t],      sent: theta s[t]
     n = gamma_neg min(1, C[t-1]), 1 for the neuron of a LeakyRelu
 
@@ -11,10 +11,8 @@ current I[t] at every step (see `passes/bptt.py`; rectangles of the surrogate on
     A[t] = (theta g[t] - sum of A after t) h[t]                       g = dLoss/d(theta s)
     dLoss/dI[t] = sum of A[t'] f'(X[t']) / theta over t' >= t
     dLoss/dtheta = sum of g[t] s[t] - A[t] f(X[t]) / theta^2 over t
-    dLoss/dv = sum of A[t] over t
 
-f is the identity, or leaky; v the initial potential in thresholds, 1/2 or learned. Steps lie along
-the batch, [T N, ...], the first N rows are step 1.
+f is the identity, or leaky. Steps lie along the batch, [T N, ...], the first N rows are step 1.
 """
 
 from __future__ import annotations
@@ -31,11 +29,10 @@ from snncompiler.quantisers import limits_of, slope_of, spread_out
 
 
 class Fire(torch.autograd.Function):
-    """apply(current, theta, start, slope, lowest) -> theta s, like the current [T, N, C, ...].
+    """apply(current, theta, slope, lowest) -> theta s, like the current [T, N, C, ...].
 
-    theta: [C, 1, ...] or [1], positive. start: likewise, initial potential in thresholds. slope:
-    of a leaky f, below zero; None: the identity. lowest: the most spikes taken back, gamma_neg; of
-    a leaky neuron 1.
+    theta: [C, 1, ...] or [1], positive. slope: of a leaky f, below zero; None: the identity.
+    lowest: the most spikes taken back, gamma_neg; of a leaky neuron 1.
     """
 
     @staticmethod
@@ -43,7 +40,6 @@ class Fire(torch.autograd.Function):
         ctx: Any,
         current: torch.Tensor,
         theta: torch.Tensor,
-        start: torch.Tensor,
         slope: torch.Tensor | None,
         lowest: int,
     ) -> torch.Tensor:
@@ -54,13 +50,13 @@ class Fire(torch.autograd.Function):
         sent, inside = torch.empty_like(z), torch.empty_like(z, dtype=torch.bool)
         for t, i in enumerate(z):
             total += i
-            w = (total if slope is None else _leaky(total, slope)) + start - count
+            w = (total if slope is None else _leaky(total, slope)) + 0.5 - count
             back = count.clamp(max=lowest) if lowest and slope is None else lowest
             sent[t] = w.floor().clamp_(max=1).clamp_(min=-back)
             inside[t] = (w > 0.5 - back) & (w < 1.5)
             count += sent[t]
         ctx.save_for_backward(z, theta, sent, inside)
-        ctx.slope, ctx.start_dims = slope, start.shape
+        ctx.slope = slope
         return sent * theta
 
     @staticmethod
@@ -80,27 +76,22 @@ class Fire(torch.autograd.Function):
             by_theta[t] -= a * f / theta
             later += a if ctx.slope is None else torch.where(total[t] > 0, a, ctx.slope * a)
             torch.div(later, theta, out=result[t])
-        return result, _summed(by_theta, theta.shape), _summed(fired, ctx.start_dims), None, None
+        by_theta = by_theta.sum_to_size((1,) * (g.ndim - theta.ndim) + tuple(theta.shape))
+        return result, by_theta.reshape(theta.shape), None, None
 
 
 class SpikingNetwork(TorchNetwork):
     """The spiking network of T steps: the input is the same current at all of them.
 
     Args:
-        model, timesteps, channelwise, potentials: as of `TorchNetwork`.
+        model, timesteps, channelwise: as of `TorchNetwork`.
         gamma_neg: 1, neurons may take back what they sent too much; 0, they may not.
     """
 
     def __init__(
-        self,
-        model: ir.Model,
-        timesteps: int,
-        *,
-        channelwise: bool = True,
-        potentials: bool = False,
-        gamma_neg: int = 0,
+        self, model: ir.Model, timesteps: int, *, channelwise: bool = True, gamma_neg: int = 0
     ) -> None:
-        super().__init__(model, timesteps, channelwise=channelwise, potentials=potentials)
+        super().__init__(model, timesteps, channelwise=channelwise)
         self.gamma_neg = gamma_neg
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -111,7 +102,7 @@ class SpikingNetwork(TorchNetwork):
 
     def _evaluate(self, node: ir.Node, values: Tensors) -> torch.Tensor:
         rows, inputs = len(values[self.model.graph.inputs[0]]), data_inputs(node)
-        if node in self.thresholds or all(len(values[v]) == rows for v in inputs):
+        if all(len(values[v]) == rows for v in inputs) or node in self.thresholds:
             return super()._evaluate(node, values)
         assert self.timesteps is not None
         timed: Tensors = {}
@@ -132,20 +123,12 @@ class SpikingNetwork(TorchNetwork):
         limits, rows = limits_of(node), len(values[self.model.graph.inputs[0]])
         x = values[limits[-1].inputs[0] if limits else node.inputs[0]]
         current = x.reshape(-1, rows, *x.shape[1:]).expand(self.timesteps, rows, *x.shape[1:])
-        axes = [1] * (x.ndim - 2)
-        theta = self.thresholds[node].abs().reshape(-1, *axes)
-        known = self.starts.get(node)
-        start = torch.full_like(theta, 0.5) if known is None else known.reshape(-1, *axes)
+        theta = self.thresholds[node].abs().reshape(-1, *[1] * (x.ndim - 2))
         signed = node.op_type in ("LeakyRelu", "PRelu")
         slope = as_tensor(spread_out(slope_of(node), node.outputs[0])).to(theta) if signed else None
         fire = FireOnCpu if has_kernels(current) else Fire
-        lowest = 1 if signed else self.gamma_neg
-        sent: torch.Tensor = fire.apply(current, theta, start, slope, lowest)
+        sent: torch.Tensor = fire.apply(current, theta, slope, 1 if signed else self.gamma_neg)
         return sent.flatten(0, 1)
-
-
-def _summed(x: torch.Tensor, dims: torch.Size) -> torch.Tensor:
-    return x.sum_to_size((1,) * (x.ndim - len(dims)) + tuple(dims)).reshape(dims)
 
 
 def _leaky(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:

@@ -40,15 +40,13 @@ class Trained:
     """What training made.
 
     weights: by the value that holds them. thresholds: [C] or [1] by the name of the activation's
-    output. starts: likewise, initial potentials in thresholds. before: loss, and accuracy if there
-    are labels, on what was held out, with nothing learned yet. history: per epoch the mean loss on
-    what was learned, and those on what was held out. outputs: of the first held-out samples, with
-    activations rounded.
+    output. before: loss, and accuracy if there are labels, on what was held out, with nothing
+    learned yet. history: per epoch the mean loss on what was learned, and those on what was held
+    out. outputs: of the first held-out samples, with activations rounded.
     """
 
     weights: dict[ir.Value, Array]
     thresholds: dict[str, Array]
-    starts: dict[str, Array]
     before: dict[str, float]
     history: list[dict[str, float]]
     outputs: list[Array]
@@ -87,7 +85,7 @@ def train(
     teacher = TorchNetwork(original, None).to(device).eval() if schedule.distill else None
     student.noise = schedule.noise
     sgd = torch.optim.SGD(student.parameters(), lr=schedule.rate, momentum=schedule.momentum)
-    before = _scores(student, teacher, held, schedule, device)
+    before = _scores(student, teacher, held, schedule.batch, device)
     history: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
         history = _restore(checkpoint, key, student, sgd, device)
@@ -109,13 +107,13 @@ def train(
             y = None if samples.y is None else torch.from_numpy(samples.y[rows]).to(device)
             with torch.autocast(kind, torch.bfloat16, enabled=schedule.half):
                 x = x.to(device, memory_format=_layout(x, kind))
-                loss = _loss(student(x), teacher, x, y, schedule.labels)
+                loss = _loss(student(x), teacher, x, y)
             sgd.zero_grad()
             loss.backward()
             limit_gradients(student)
             sgd.step()
             total += loss.detach() * len(rows)
-        scores = _scores(student, teacher, held, schedule, device)
+        scores = _scores(student, teacher, held, schedule.batch, device)
         history.append({"loss": float(total) / len(samples.x), **scores})
         if not math.isfinite(history[-1]["loss"]):
             raise refuse(
@@ -125,14 +123,13 @@ def train(
             )
         if checkpoint is not None:
             _save(checkpoint, key, student, sgd, history)
-    rounded = TorchNetwork(model, schedule.timesteps, **_learned(schedule))
+    rounded = TorchNetwork(model, schedule.timesteps, channelwise=_channelwise(schedule))
     rounded.load_state_dict(student.state_dict())
     with torch.no_grad():
         outputs = rounded.eval()(torch.from_numpy(held.x[:_SHOWN]))
     return Trained(
         student.trained_weights(),
         student.trained_thresholds(),
-        student.trained_starts(),
         before,
         history,
         [y.numpy() for y in outputs],
@@ -141,18 +138,15 @@ def train(
 
 def _student(model: ir.Model, schedule: Schedule) -> TorchNetwork:
     """The network that learns: its activations rounded, or its neurons spiking."""
+    channelwise = _channelwise(schedule)
     if schedule.spikes is None:
-        return TorchNetwork(model, schedule.timesteps, **_learned(schedule))
+        return TorchNetwork(model, schedule.timesteps, channelwise=channelwise)
     gamma_neg = int(schedule.spikes == "ternary")
-    return SpikingNetwork(model, schedule.timesteps, gamma_neg=gamma_neg, **_learned(schedule))
+    return SpikingNetwork(model, schedule.timesteps, channelwise=channelwise, gamma_neg=gamma_neg)
 
 
-def _learned(schedule: Schedule) -> dict[str, bool]:
-    """What of its neurons the network learns."""
-    return {
-        "channelwise": schedule.thresholds == "channel",
-        "potentials": schedule.potentials,
-    }
+def _channelwise(schedule: Schedule) -> bool:
+    return schedule.thresholds == "channel"
 
 
 def limit_gradients(network: torch.nn.Module) -> None:
@@ -172,25 +166,15 @@ def _norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def _loss(
-    found: _Outputs,
-    teacher: TorchNetwork | None,
-    x: torch.Tensor,
-    y: torch.Tensor | None,
-    labels: float,
+    found: _Outputs, teacher: TorchNetwork | None, x: torch.Tensor, y: torch.Tensor | None
 ) -> torch.Tensor:
-    """Of the student's outputs: cross entropy to the labels, distance from the teacher's, or both.
-
-    labels: share of the cross entropy, where there is a teacher.
-    """
+    """Of the student's outputs: cross entropy to the labels, or distance from the teacher's."""
     if teacher is None:
         return functional.cross_entropy(found[0], y)
     with torch.no_grad():
         wanted = teacher(x)
     losses = [_distance(a, b) for a, b in zip(found, wanted, strict=True)]
-    distance = torch.stack(losses).sum()
-    if not labels:
-        return distance
-    return (1 - labels) * distance + labels * functional.cross_entropy(found[0], y)
+    return torch.stack(losses).sum()
 
 
 def _distance(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -202,22 +186,18 @@ def _distance(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def _scores(
-    student: TorchNetwork,
-    teacher: TorchNetwork | None,
-    held: Samples,
-    schedule: Schedule,
-    device: str,
+    student: TorchNetwork, teacher: TorchNetwork | None, held: Samples, batch: int, device: str
 ) -> dict[str, float]:
     """Loss, and accuracy if there are labels, on samples that are not learned."""
     student.eval()
-    loss, right, batch = 0.0, 0, schedule.batch
+    loss, right = 0.0, 0
     with torch.no_grad():
         for start in range(0, len(held.x), batch):
             x = torch.from_numpy(held.x[start : start + batch]).to(device)
             y = None if held.y is None else torch.from_numpy(held.y[start : start + batch])
             y = None if y is None else y.to(device)
             found = student(x)
-            loss += float(_loss(found, teacher, x, y, schedule.labels)) * len(x)
+            loss += float(_loss(found, teacher, x, y)) * len(x)
             if y is not None:
                 right += int((found[0].flatten(1).argmax(1) == y).sum())
     scores = {"held_out_loss": loss / len(held.x)}
