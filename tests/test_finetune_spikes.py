@@ -156,6 +156,9 @@ def test_kernels_and_operations_of_torch_agree(
             made.append([x.double() for x in (sent, i.grad, level.grad)])
         for a, b in zip(*made, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
+    for kernel in (fire, fire_backward):  # of other arrays they cannot be vectorised
+        arrays = [a for kinds in kernel.signatures for a in kinds if hasattr(a, "layout")]
+        assert {a.layout for a in arrays} == {"C"}
 
 
 def leaky(seed: int) -> onnx.ModelProto:

@@ -17,7 +17,7 @@ from numba.extending import overload
 
 # Indices of neurons are unsigned: those that may be negative keep loops from being vectorised.
 #: Neurons that go through their steps together, and samples whose gradients of thresholds add up.
-_TOGETHER, SUMMED = 512, 8
+_TOGETHER, SUMMED = 256, 8
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", parallel=True)
 _part = njit(nogil=True, cache=True, error_model="numpy", forceinline=True)

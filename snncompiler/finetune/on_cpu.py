@@ -117,7 +117,8 @@ class _Layout:
     def spread(self, x: torch.Tensor) -> Array:
         """[S], one number for each of a sample's neurons, of [C, 1, ...], [1, C, 1, ...] or [1]."""
         whole = x.detach().float().expand(1, *self.sample)[0]
-        result: Array = whole.permute(self.order).flatten().numpy()
+        # Contiguous, or the kernels know no distance between two of them and cannot be vectorised.
+        result: Array = whole.permute(self.order).flatten().contiguous().numpy()
         return result
 
     def gather(self, parts: Array, dims: Sequence[int]) -> torch.Tensor:

@@ -102,7 +102,7 @@ class SpikingNetwork(TorchNetwork):
 
     def _evaluate(self, node: ir.Node, values: Tensors) -> torch.Tensor:
         rows, inputs = len(values[self.model.graph.inputs[0]]), data_inputs(node)
-        if all(len(values[v]) == rows for v in inputs) or node in self.thresholds:
+        if node in self.thresholds or all(len(values[v]) == rows for v in inputs):
             return super()._evaluate(node, values)
         assert self.timesteps is not None
         timed: Tensors = {}
