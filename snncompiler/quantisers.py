@@ -24,7 +24,6 @@ from snncompiler.graph import (
     add_constant,
     attribute,
     graph_of,
-    is_op,
     make_node,
     rank,
     replace,
@@ -82,13 +81,14 @@ def limit(old: list[ir.Node], x: ir.Value, leaky: ir.Node | None, theta: Array) 
 
 
 def limits_of(activation: ir.Node) -> list[ir.Node]:
-    """The Min and Max in front of a canonical activation, the one next to it first."""
+    """The Max and Min that `limit` put in front of an activation, the one next to it first."""
     found: list[ir.Node] = []
     value = activation.inputs[0]
-    while value is not None and is_op(producer := value.producer(), *LIMITS):
-        assert producer is not None
-        found.append(producer)
-        value = producer.inputs[0]
+    for op in ("Max", "Min") if activation.op_type in ("LeakyRelu", "PRelu") else ("Min",):
+        producer = None if value is None else value.producer()
+        if producer is not None and producer.op_type == op:
+            found.append(producer)
+            value = producer.inputs[0]
     return found
 
 

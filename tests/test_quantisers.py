@@ -140,6 +140,15 @@ def test_what_no_neuron_computes_is_refused(body: str) -> None:
         import_network(network(body))
 
 
+@pytest.mark.parametrize("op", ["Min(x, half)", "Max(x, half)"])
+def test_a_limit_that_others_read_too_is_refused_by_name(op: str) -> None:
+    quantiser = SPELLINGS["round"].replace("y =", "r =").replace("x,", "m,")
+    model = network(f"m = {op}  {quantiser}  y = Add(r, m)")
+    model.graph.node[1].name = "shared"
+    with pytest.raises(InputError, match="at node 'shared'"):
+        import_network(model)
+
+
 def test_a_pool_before_the_activation_is_swapped_behind_it() -> None:
     body = "p = MaxPool<kernel_shape = [1, 1]>(x)  " + SPELLINGS["round"].replace("x,", "p,")
     loaded = import_network(network(body, np.array([0.5, 1.0, 2.0]).reshape(3, 1, 1)))

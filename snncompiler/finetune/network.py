@@ -28,7 +28,7 @@ from snncompiler.graph import (
     weights,
 )
 from snncompiler.movement import index_map
-from snncompiler.quantisers import LIMITS, limits_of, slope_of, spread_out
+from snncompiler.quantisers import limits_of, slope_of, spread_out
 
 Tensors = dict[ir.Value | None, torch.Tensor]
 _CONV: dict[int, Callable[..., torch.Tensor]] = {
@@ -62,7 +62,9 @@ class TorchNetwork(torch.nn.Module):
         self.model, self.timesteps = model, timesteps
         self.noise = 0.0
         self.generator: torch.Generator | None = None
-        self.nodes = [n for n in model.graph if timesteps is None or not _only_limits(n)]
+        quantised = [n for n in model.graph if n.op_type in ACTIVATIONS and timesteps is not None]
+        limits = {limit for n in quantised for limit in limits_of(n)}  # which they do by themselves
+        self.nodes = [n for n in model.graph if n not in limits]
         self.weights: dict[ir.Value, torch.nn.Parameter] = {}
         self.thresholds: dict[ir.Node, torch.nn.Parameter] = {}
         self._constants: dict[ir.Value, str] = {}
@@ -161,14 +163,6 @@ def is_trainable(node: ir.Node) -> bool:
     one_to_one = node.op_type == "Conv" and w.shape[:2] == (attribute(node, "group", 1), 1)
     flat = w.reshape(len(w), -1)
     return not (one_to_one and len(node.inputs) < 3 and (flat == flat[:, :1]).all())
-
-
-def _only_limits(node: ir.Node) -> bool:
-    """Whether a node does nothing but limit activations, which quantised ones do by themselves."""
-    if node.op_type not in LIMITS or node.outputs[0].is_graph_output():
-        return False
-    users = [use.node for use in node.outputs[0].uses()]
-    return all(user.op_type in ACTIVATIONS or _only_limits(user) for user in users)
 
 
 def as_tensor(array: Array) -> torch.Tensor:
