@@ -235,7 +235,7 @@ def main() -> None:
                     begin,
                     train,
                     course,
-                    teacher=given.model,
+                    teachers=[given.model],
                     output=output,
                     checkpoint=output.with_suffix(".pt"),
                 )

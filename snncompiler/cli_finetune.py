@@ -28,8 +28,11 @@ def finetune(
         typer.Option(metavar="NEURON", help="Train with spikes: binary or ternary neurons."),
     ] = None,
     teacher: Annotated[
-        Path | None,
-        typer.Option(metavar="ANN.onnx", help="Distill from this network, not from MODEL itself."),
+        list[Path] | None,
+        typer.Option(
+            metavar="ANN.onnx",
+            help="Distill from this network, not from MODEL; of several, from their mean.",
+        ),
     ] = None,
     epochs: Annotated[int, typer.Option(help="How often to go through the samples.")] = 5,
     batch: Annotated[int, typer.Option(help="Samples per step.")] = 64,
@@ -57,9 +60,7 @@ def finetune(
     """
     target = output or model.parent / f"{model.stem}.qc.onnx"
     checkpoint = target.with_suffix(".finetune.pt")
-    with session_of(
-        json_file, [target, checkpoint], [p for p in (model, train, teacher) if p]
-    ) as session:
+    with session_of(json_file, [target, checkpoint], [model, train, *(teacher or ())]) as session:
         from snncompiler import gate
         from snncompiler.data import load_samples
         from snncompiler.driver import input_shape
@@ -77,7 +78,7 @@ def finetune(
             rate=rate,
             noise=noise,
             thresholds=thresholds,
-            distill=distill or teacher is not None,
+            distill=distill or bool(teacher),
             augment=augment,
             half=half,
             seed=seed,
@@ -89,7 +90,7 @@ def finetune(
                 proto,
                 samples,
                 schedule,
-                teacher=teacher,
+                teachers=teacher or (),
                 device=device,
                 output=target,
                 checkpoint=checkpoint,

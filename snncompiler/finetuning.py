@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from passes.thresholds import Thresholds
 from snncompiler import __version__
 from snncompiler.ann import run
 from snncompiler.data import Samples, check_samples
-from snncompiler.diagnostics import Problem, VerificationError, refuse
+from snncompiler.diagnostics import InputError, Problem, VerificationError, refuse
 from snncompiler.driver import import_network
 from snncompiler.files import write_whole
 from snncompiler.finetune.schedule import Schedule
@@ -93,7 +94,7 @@ def finetune(
     samples: Samples,
     schedule: Schedule,
     *,
-    teacher: str | Path | onnx.ModelProto | None = None,
+    teachers: Sequence[str | Path | onnx.ModelProto] = (),
     device: str = "auto",
     output: Path | None = None,
     checkpoint: Path | None = None,
@@ -105,7 +106,7 @@ def finetune(
         source: a trained ONNX network.
         samples: to train on; a tenth of them (1000 at the most) is held out, to report on.
         schedule: how to train.
-        teacher: the network to distill from; None: the source itself.
+        teachers: the networks to distill from, the mean of their outputs; none: the source itself.
         device: auto, cpu, cuda or whatever torch knows.
         output: file for the network.
         checkpoint: saved after every epoch; a run goes on from it.
@@ -129,10 +130,10 @@ def finetune(
             "the network has no activation that becomes a neuron",
             "compile it as it is",
         )
-    if teacher is not None and not schedule.distill:
+    if teachers and not schedule.distill:
         why = "it is there to be distilled from, and labels are to be learned"
         raise refuse("a teacher has nothing to teach", why, "use --distill, or leave it out")
-    original = network if teacher is None else _teacher(teacher, network)
+    originals = _teachers(teachers, network) or [network]
     x = samples.x[choice(samples.x, _OBSERVED)]
     context = Context(x, schedule.timesteps, network.opset, progress=progress)
     Observe().run(model, context)
@@ -145,10 +146,10 @@ def finetune(
         _part(samples, ~held),
         shown,
         schedule,
-        original=original.model,
+        originals=[original.model for original in originals],
         device=_device(device),
         checkpoint=checkpoint,
-        key=_key(f"{network.digest} {original.digest}", samples, schedule),
+        key=_key(" ".join(n.digest for n in (network, *originals)), samples, schedule),
         progress=progress,
     )
     for value, array in trained.weights.items():
@@ -201,20 +202,27 @@ def _check(model: ir.Model, samples: Samples, schedule: Schedule) -> None:
         )
 
 
-def _teacher(source: str | Path | onnx.ModelProto, network: Network) -> Network:
-    """The network to distill from, which must answer the same questions."""
-    teacher = import_network(source)
-    theirs, own = (
+def _teachers(sources: Sequence[str | Path | onnx.ModelProto], network: Network) -> list[Network]:
+    """The networks to distill from, which must answer the same questions."""
+    teachers = [import_network(source) for source in sources]
+    own, *theirs = (
         f"{list(n.input_shape)} -> {', '.join(str(list(shape(v))) for v in n.model.graph.outputs)}"
-        for n in (teacher, network)
+        for n in (network, *teachers)
     )
-    if theirs != own:
-        raise refuse(
-            "the teacher does not fit the network",
-            f"per sample it computes {theirs}, the network {own}",
+    problems = [
+        Problem(
+            "the teacher does not fit the network"
+            if len(theirs) == 1
+            else f"teacher {number} of {len(theirs)} does not fit the network",
+            f"per sample it computes {computed}, the network {own}",
             "choose a teacher with the same input and outputs",
         )
-    return teacher
+        for number, computed in enumerate(theirs, 1)
+        if computed != own
+    ]
+    if problems:
+        raise InputError(*problems)
+    return teachers
 
 
 def _part(samples: Samples, chosen: Array) -> Samples:

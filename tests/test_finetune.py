@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from ml_dtypes import bfloat16
+from onnx import numpy_helper
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -268,7 +269,7 @@ def test_another_network_can_teach() -> None:
     schedule = Schedule(**{**QUICK, "epochs": 8, "rate": 0.05}, distill=True)
     other = networks.mlp(1)
     own, same, taught = (
-        finetune(MLP, DATA, schedule, teacher=teacher) for teacher in (None, MLP, other)
+        finetune(MLP, DATA, schedule, teachers=teachers) for teachers in ([], [MLP], [other])
     )
     assert own.model.SerializeToString() == same.model.SerializeToString()
 
@@ -279,9 +280,42 @@ def test_another_network_can_teach() -> None:
     assert distance(taught.model) < distance(own.model)
     assert taught.history[-1]["held_out_loss"] < taught.before["held_out_loss"]
     with pytest.raises(InputError, match="the teacher does not fit"):
-        finetune(MLP, DATA, schedule, teacher=networks.vgg_like(0))
+        finetune(MLP, DATA, schedule, teachers=[networks.vgg_like(0)])
     with pytest.raises(InputError, match="nothing to teach"):
-        finetune(MLP, DATA, Schedule(**QUICK), teacher=other)
+        finetune(MLP, DATA, Schedule(**QUICK), teachers=[other])
+
+
+@needs_torch
+def test_of_several_teachers_the_mean_is_learned() -> None:
+    schedule = Schedule(**QUICK, distill=True)
+    once, twice, thrice = (louder(networks.mlp(1), by) for by in (1, 2, 3))
+    both = finetune(MLP, DATA, schedule, teachers=[once, thrice])
+    mean = finetune(MLP, DATA, schedule, teachers=[twice])
+    assert both.before == pytest.approx(mean.before, rel=1e-4)
+    assert both.history[0] == pytest.approx(mean.history[0], rel=1e-3)
+    alone = finetune(MLP, DATA, schedule, teachers=[once])
+    assert alone.before["held_out_loss"] != pytest.approx(both.before["held_out_loss"], rel=0.1)
+
+
+def louder(model: onnx.ModelProto, by: int) -> onnx.ModelProto:
+    """The network with its outputs multiplied."""
+    last = model.graph.node[-1]
+    for tensor in model.graph.initializer:
+        if tensor.name in last.input[1:]:
+            tensor.CopyFrom(
+                numpy_helper.from_array(by * numpy_helper.to_array(tensor), tensor.name)
+            )
+    return model
+
+
+@needs_torch
+def test_every_teacher_that_does_not_fit_is_named() -> None:
+    schedule = Schedule(**QUICK, distill=True)
+    with pytest.raises(InputError) as refused:
+        finetune(MLP, DATA, schedule, teachers=[networks.vgg_like(0), MLP, networks.depthwise(0)])
+    assert [p.what for p in refused.value.problems] == [
+        f"teacher {n} of 3 does not fit the network" for n in (1, 3)
+    ]
 
 
 @needs_torch

@@ -259,7 +259,7 @@ def test_the_command_trains_with_spikes(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", x=x)
     arguments = ["finetune", str(tmp_path / "m.onnx"), "--train", str(tmp_path / "train.npz")]
     more = ["-T", "2", "--epochs", "1", "--spikes", "ternary", "--json", str(tmp_path / "r.json")]
-    more += ["--teacher", str(tmp_path / "m.onnx")]
+    more += ["--teacher", str(tmp_path / "m.onnx"), "--teacher", str(tmp_path / "m.onnx")]
     done = CliRunner().invoke(app, [*arguments, *more])
     assert done.exit_code == 0, done.stderr
     assert "--recipe spike-trained --set neurons.gamma_neg=1" in " ".join(done.stdout.split())

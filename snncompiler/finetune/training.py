@@ -11,6 +11,7 @@ interrupted and goes on from its checkpoint ends where an uninterrupted one does
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def train(
     held: Samples,
     schedule: Schedule,
     *,
-    original: ir.Model,
+    originals: Sequence[ir.Model],
     device: str,
     checkpoint: Path | None,
     key: str,
@@ -71,7 +72,8 @@ def train(
         samples: to learn.
         held: to report on.
         schedule: how.
-        original: the canonical ANN that teaches, if the schedule distills.
+        originals: the canonical ANNs that teach, if the schedule distills: the mean of their
+            outputs is learned.
         device: a torch device.
         checkpoint: where to save after every epoch, and to go on from if it exists.
         key: tells whether a checkpoint is of this very run.
@@ -82,10 +84,10 @@ def train(
     """
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     student = _student(model, schedule).to(device)
-    teacher = TorchNetwork(original, None).to(device).eval() if schedule.distill else None
+    teachers = [TorchNetwork(m, None).to(device).eval() for m in originals if schedule.distill]
     student.noise = schedule.noise
     sgd = torch.optim.SGD(student.parameters(), lr=schedule.rate, momentum=schedule.momentum)
-    before = _scores(student, teacher, held, schedule.batch, device)
+    before = _scores(student, teachers, held, schedule.batch, device)
     history: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
         history = _restore(checkpoint, key, student, sgd, device)
@@ -107,13 +109,13 @@ def train(
             y = None if samples.y is None else torch.from_numpy(samples.y[rows]).to(device)
             with torch.autocast(kind, torch.bfloat16, enabled=schedule.half):
                 x = x.to(device, memory_format=_layout(x, kind))
-                loss = _loss(student(x), teacher, x, y)
+                loss = _loss(student(x), teachers, x, y)
             sgd.zero_grad()
             loss.backward()
             limit_gradients(student)
             sgd.step()
             total += loss.detach() * len(rows)
-        scores = _scores(student, teacher, held, schedule.batch, device)
+        scores = _scores(student, teachers, held, schedule.batch, device)
         history.append({"loss": float(total) / len(samples.x), **scores})
         if not math.isfinite(history[-1]["loss"]):
             raise refuse(
@@ -166,13 +168,14 @@ def _norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def _loss(
-    found: _Outputs, teacher: TorchNetwork | None, x: torch.Tensor, y: torch.Tensor | None
+    found: _Outputs, teachers: Sequence[TorchNetwork], x: torch.Tensor, y: torch.Tensor | None
 ) -> torch.Tensor:
-    """Of the student's outputs: cross entropy to the labels, or distance from the teacher's."""
-    if teacher is None:
+    """Of the student's outputs: cross entropy to labels, or distance from the teachers' mean."""
+    if not teachers:
         return functional.cross_entropy(found[0], y)
     with torch.no_grad():
-        wanted = teacher(x)
+        answers = zip(*(teacher(x) for teacher in teachers), strict=True)
+        wanted = [torch.stack(outputs).mean(0) for outputs in answers]
     losses = [_distance(a, b) for a, b in zip(found, wanted, strict=True)]
     return torch.stack(losses).sum()
 
@@ -186,7 +189,11 @@ def _distance(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def _scores(
-    student: TorchNetwork, teacher: TorchNetwork | None, held: Samples, batch: int, device: str
+    student: TorchNetwork,
+    teachers: Sequence[TorchNetwork],
+    held: Samples,
+    batch: int,
+    device: str,
 ) -> dict[str, float]:
     """Loss, and accuracy if there are labels, on samples that are not learned."""
     student.eval()
@@ -197,7 +204,7 @@ def _scores(
             y = None if held.y is None else torch.from_numpy(held.y[start : start + batch])
             y = None if y is None else y.to(device)
             found = student(x)
-            loss += float(_loss(found, teacher, x, y)) * len(x)
+            loss += float(_loss(found, teachers, x, y)) * len(x)
             if y is not None:
                 right += int((found[0].flatten(1).argmax(1) == y).sum())
     scores = {"held_out_loss": loss / len(held.x)}
