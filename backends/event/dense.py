@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends import definitions
-from backends.event import kernels
+from backends.event import kernels, memory
 from backends.event.layers import arrange, bias, layout, summed
 from backends.event.plan import Current, Dense
 from backends.event.stages import Synapses
@@ -55,8 +55,8 @@ class Summed:
     def run(self, now: Stretch) -> None:
         """Compute the value as [B T, C, ...]."""
         channels, positions = layout(self.value)
-        out = np.zeros((now.samples, now.steps, positions, channels))
-        out += self.bias
+        dims = (now.samples, now.steps, positions, channels)
+        out = memory.copies(self.bias, dims, np.float64)
         for synapses in self.sums:
             synapses.call(
                 kernels.sum_currents, now, (out,), synapses.unit, scratch=synapses.sum_scratch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from backends.event import aligned, kernels
+from backends.event import aligned, kernels, memory
 from backends.event.layers import arrange, bias, layout, neuron, nothing, summed
 from backends.event.plan import Population
 from backends.event.spikes import Spikes
@@ -97,7 +97,8 @@ class Neurons:
         theta = np.ldexp(self.neuron.theta, k).astype(np.int32)
         lead = (now.samples, now.steps, self.positions)
         # Blocks write all numbers but those that make up 64 channels.
-        out = np.zeros((*lead, -(-channels // 64) * 4), np.uint16)
+        make = memory.zeros if channels % 64 else memory.empty
+        out = make((*lead, -(-channels // 64) * 4), np.uint16)
         head = (out, self._potentials(now, k)[0])
         self.first.call(kernels.fire_binary, now, head, current, theta, frozen, scratch=_at_hand)
         return Spikes(bits=out, channels=channels)
@@ -122,8 +123,8 @@ class Neurons:
         if self.node not in now.states:
             shape = (now.samples, self.positions, self.channels)
             v_init = np.ldexp(self.neuron.v_init, k).astype(np.int32)
-            v = np.array(np.broadcast_to(v_init, shape), np.int32, order="C")
-            sent = np.zeros(shape if self.neuron.gamma_neg else (0, 0, 0), np.int32)
+            v = memory.copies(v_init, shape, np.int32)
+            sent = memory.zeros(shape if self.neuron.gamma_neg else (0, 0, 0), np.int32)
             now.states[self.node] = v, sent
         found: tuple[Array, Array] = now.states[self.node]
         return found
@@ -131,19 +132,19 @@ class Neurons:
     def _counts(self, now: Stretch) -> Array:
         """Room for counts."""
         kind = small(self.neuron.most)
-        return np.empty((now.samples, now.steps, self.positions, self.channels), kind)
+        return memory.empty((now.samples, now.steps, self.positions, self.channels), kind)
 
     def _anyhow(self, now: Stretch, frozen: int) -> Spikes:
         n, out = self.neuron, self._counts(now)
         shape_ = (now.samples, *out.shape[2:])
         if self.node not in now.states:
-            v = np.array(np.broadcast_to(n.v_init, shape_), np.float64, order="C")
-            sent = np.zeros(shape_ if n.gamma_neg else (0, 0, 0))
+            v = memory.copies(n.v_init, shape_, np.float64)
+            sent = memory.zeros(shape_ if n.gamma_neg else (0, 0, 0), np.float64)
             now.states[self.node] = v, sent
         constant = self._steady(now).current()
         extra: Array = _NO_CURRENT
         if self.current.dense or len(self.sums) > 1:
-            extra = np.zeros(out.shape)
+            extra = memory.zeros(out.shape, np.float64)
         for value in self.current.dense:
             extra += channels_last(now.values(value)).reshape(extra.shape)
         for synapses in self.sums[1:]:

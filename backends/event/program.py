@@ -14,6 +14,7 @@ from concurrent.futures import as_completed
 from itertools import pairwise
 from threading import Event
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +25,7 @@ from backends.event import plan as plans
 from backends.event.dense import Definition, Summed
 from backends.event.episode import Episode
 from backends.event.int8 import to_int8
+from backends.event.memory import release
 from backends.event.populations import Neurons
 from backends.event.stages import Order, Pool, Stage, Twin
 from backends.event.tail import Tail
@@ -80,6 +82,7 @@ class EventProgram:
         self, network: Network, threads: int, memory: int, early_exit: float | None = None
     ) -> None:
         self.network, self.threads, self.memory = network, threads, memory
+        finalize(self, release)
         self.early_exit = early_exit
         self.dtype = np.dtype(np.float32 if network.gridded else np.float64)
         self.plan = plans.make_plan(network)

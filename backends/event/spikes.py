@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from backends.event import bit_trains, trains
+from backends.event import bit_trains, memory, trains
 from snncompiler.graph import Array
 
 #: Runs tasks that do not depend on each other, given the nanoseconds that they will take.
@@ -67,7 +67,7 @@ class Spikes:
             self._x = np.ascontiguousarray(self._x)
         if self._x is None:
             assert self.bits is not None
-            ones = np.empty(self.size + PAST, np.int8)
+            ones = memory.empty((self.size + PAST,), np.int8)
             bit_trains.unpack(ones, self.bits.reshape(-1, self.bits.shape[3]), self.channels)
             self._x = ones[: self.size].reshape(*self.bits.shape[:3], self.channels)
         return self._x
@@ -126,7 +126,7 @@ class Spikes:
 
     def _list(self, first: int, last: int, each: Each) -> Lists:
         """Count the events of these channels, then write them down."""
-        starts = np.empty((self.samples, self.steps, self.positions + 1), np.int32)
+        starts = memory.empty((self.samples, self.steps, self.positions + 1), np.int32)
         plain = np.ones((self.samples, self.steps), np.bool_)
         spans = self._spans(self._look)
         words = None if self.bits is None else self.bits.view(np.uint64)
@@ -146,9 +146,9 @@ class Spikes:
             raise _too_many()
         starts += (ends - sizes)[..., None].astype(np.int32)
         size = ends[-1, -1]
-        codes = np.empty(size + PAST, np.int32)[:size]
+        codes = memory.empty((size + PAST,), np.int32)[:size]
         kind = np.dtype(np.int8) if self.bits is not None else self.x.dtype
-        counts = np.empty(size + PAST if self.bits is None else PAST, kind)[:size]
+        counts = memory.empty((size + PAST if self.bits is None else PAST,), kind)[:size]
 
         def write(span: tuple[int, int, int, int]) -> None:
             if words is not None:
@@ -170,16 +170,17 @@ def joined(parts: Sequence[Lists], each: Each) -> Lists:
     if ends[-1, -1, -1] >= 2**31:
         raise _too_many()
     begins = (ends - sizes).astype(np.int32)
-    pieces = [
-        part.starts[..., :-1] - part.starts[..., :1] + begins[..., i : i + 1]
-        for i, part in enumerate(parts)
-    ]
-    starts = np.concatenate([*pieces, ends[..., -1:]], -1, dtype=np.int32, casting="same_kind")
+    widths = [part.starts.shape[2] - 1 for part in parts]
+    starts = memory.empty((*sizes.shape[:2], sum(widths) + 1), np.int32)
+    starts[..., -1] = ends[..., -1]
+    for i, (part, last) in enumerate(zip(parts, np.cumsum(widths), strict=True)):
+        own = starts[..., last - widths[i] : last]
+        np.add(part.starts[..., :-1], begins[..., i : i + 1] - part.starts[..., :1], out=own)
     plain = np.logical_and.reduce([part.plain for part in parts])
     size = ends[-1, -1, -1]
-    codes = np.empty(size + PAST, np.int32)[:size]
+    codes = memory.empty((size + PAST,), np.int32)[:size]
     kind = np.result_type(*(part.counts for part in parts))
-    counts = np.empty(PAST if plain.all() else size + PAST, kind)[:size]
+    counts = memory.empty((PAST if plain.all() else size + PAST,), kind)[:size]
 
     def write(i: int) -> None:
         trains.append(codes, counts, plain, begins[..., i], *parts[i])

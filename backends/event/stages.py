@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backends.event import bit_trains, geometry, trains
+from backends.event import bit_trains, geometry, memory, trains
 from backends.event.layers import Sum
 from backends.event.plan import Moved, Unit
 from backends.event.spikes import PAST, Lists, Spikes
@@ -145,10 +145,10 @@ class Pool:
             wide = np.min_scalar_type(-int(self.most * now.timesteps) - 1)
             lanes = width * (16 if packed else 1)
             sizes = (spikes.positions * lanes, outputs * lanes)
-            now.states[self.node] = tuple(np.zeros((now.samples, n), wide) for n in sizes)
+            now.states[self.node] = tuple(memory.zeros((now.samples, n), wide) for n in sizes)
         totals, top = (a.reshape(-1) for a in now.states[self.node])
         kind = arriving.dtype if packed else self.dtype
-        out = np.empty((now.samples, now.steps, outputs, width), kind)
+        out = memory.empty((now.samples, now.steps, outputs, width), kind)
         kernel = bit_trains.pool if packed else trains.pool
 
         def work(b: int) -> None:
@@ -185,7 +185,7 @@ class Twin:
             zeros = np.zeros((now.samples, *x.shape[2:]))
             now.states[self.node] = zeros, zeros.copy(), zeros.copy()
         state = now.states[self.node]
-        out = np.empty(x.shape, self.dtype)
+        out = memory.empty(x.shape, self.dtype)
 
         def work(b: int) -> None:
             settings = (now.before, self.gamma, self.allowance)
@@ -211,7 +211,7 @@ class Order:
             dims = (*lead, self.places.size // self.channels, self.channels)
             now.spikes[self.value] = Spikes.silence(dims, self.dtype)
             return
-        out = np.zeros((*lead, self.places.size), self.dtype)
+        out = memory.zeros((*lead, self.places.size), self.dtype)
         start = 0
         for root, size in zip(self.roots, self.sizes, strict=True):
             trains.move(out, now.spikes[root].x.reshape(*lead, size), self.places, start)

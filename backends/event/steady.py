@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.event import trains
+from backends.event import memory, trains
 from backends.event.stretch import Stretch, run_all
 from snncompiler.graph import Array
 
@@ -51,7 +51,7 @@ class Steady:
         for more in self.values[1:]:
             x = np.add(x, more, dtype=np.float64)
         samples = len(x)
-        out = np.empty((samples, x.shape[2], x.shape[1]), np.int32)
+        out = memory.empty((samples, x.shape[2], x.shape[1]), np.int32)
         exact = np.zeros(samples, np.bool_)
 
         def work(b: int) -> None:

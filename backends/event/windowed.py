@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from backends.event import kernels
+from backends.event import kernels, memory
 from backends.event.layers import arrange, bias, layout, summed
 from backends.event.plan import Population, Unit
 from backends.event.populations import not_finite
@@ -58,7 +58,7 @@ class Turns:
         if last == end:
             now.spikes[self.value] = Spikes.silence(dims, self.dtype)
             return
-        out = np.zeros(dims, self.dtype)
+        out = memory.zeros(dims, self.dtype)
         for i in range(last, end):
             s = np.clip(np.floor(v / self.theta), 0, self.gamma)
             v -= self.theta * s
