@@ -24,7 +24,7 @@ TRAINED = sorted(MODELS.glob("*.onnx"))
 
 def _learned(file: Path) -> bool:
     """Whether `snnc finetune` has made this network: its activations have levels."""
-    return file.stem.endswith("_spikes")
+    return file.stem.endswith(("_spikes", "_ternary"))
 
 
 def _without_levels(model: onnx.ModelProto) -> int:
