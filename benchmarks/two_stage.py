@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
 from results import ROOT, SHARED, samples
+from teachers import four
 
 from snncompiler.driver import compile_model, import_network
 from snncompiler.evaluation import evaluate
@@ -104,6 +103,17 @@ SPIKING: dict[Length, dict[int, tuple[Schedule, ...]]] = {
     "spikes-taught": {4: (replace(_SPIKING, epochs=20, batch=128, rate=0.08),)},
     "taught-ternary": {4: (replace(_TERNARY, epochs=4, batch=128, rate=0.03),)},
 }
+#: What a course comes after, if not the trained network, by T; the courses with four teachers.
+BEGINS: dict[tuple[int, Length], tuple[int, Length]] = {
+    (4, "ternary"): (4, "short"),
+    (8, "spikes"): (4, "spikes"),
+    (4, "spikes-ternary"): (4, "spikes"),
+    (8, "spikes-longer"): (4, "spikes-longer"),
+    (16, "spikes-longer"): (8, "spikes-longer"),
+    (4, "spikes-taught"): (8, "spikes-longer"),
+    (4, "taught-ternary"): (4, "spikes-taught"),
+}
+TAUGHT: tuple[Length, ...] = ("spikes-taught", "taught-ternary")
 #: What is not done for every T.
 SELECTED: dict[Length, dict[int, Any]] = {"long": {**MORE_EPOCHS}, **SPIKING}
 USUAL = [row for row, (length, _, _) in ROWS.items() if length not in SELECTED]
@@ -218,32 +228,6 @@ def courses(t: int, length: Length) -> tuple[Schedule, ...]:
     return (only,)
 
 
-def teachers(model: Path, length: Length) -> list[Path | onnx.ModelProto]:
-    """Whom a course learns from: the network itself, or four, it and the VGG, mirrored as well.
-
-    On the test images the mean of the four is right for 89.78 %, the ResNet alone for 88.08 %.
-    """
-    if length not in ("spikes-taught", "taught-ternary"):
-        return [model]
-    both = [model, SHARED / "models" / "cifar10_vgg.onnx"]
-    return [*both, *(mirrored(path) for path in both)]
-
-
-def mirrored(path: Path) -> onnx.ModelProto:
-    """The network for the mirrored image [N, C, H, W]."""
-    model = onnx.load(path)
-    graph, name = model.graph, model.graph.input[0].name
-    for node in graph.node:
-        for i, value in enumerate(node.input):
-            node.input[i] = "mirrored" if value == name else value
-    bounds = {"mirrored_from": -1, "mirrored_to": -(2**31), "mirrored_axis": 3, "mirrored_step": -1}
-    arrays = [numpy_helper.from_array(np.array([v]), k) for k, v in bounds.items()]
-    graph.initializer.extend(arrays)
-    flip = helper.make_node("Slice", [name, *bounds], ["mirrored"], "mirror")
-    graph.node.insert(0, flip)
-    return model
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", type=Path, default=SHARED / "models" / "cifar10_vgg.onnx")
@@ -271,17 +255,8 @@ def main() -> None:
     def tuned(t: int, length: Length) -> Path:
         path: Path = given.keep / f"{given.model.stem}.T{t}.{length}.qc.onnx"
         if not path.exists():
-            begin = given.model
-            if length == "ternary":
-                begin = tuned(t, "short")
-            elif length == "spikes-ternary":
-                begin = tuned(4, "spikes")
-            elif length == "spikes-taught":
-                begin = tuned(8, "spikes-longer")
-            elif length == "taught-ternary":
-                begin = tuned(4, "spikes-taught")
-            elif length in ("spikes", "spikes-longer") and t > 4:
-                begin = tuned(max(s for s in SPIKING[length] if s < t), length)
+            before = BEGINS.get((t, length))
+            begin = tuned(*before) if before else given.model
             started = time.perf_counter()
             parts = courses(t, length)
             outputs = [*(path.with_suffix(f".{i}.onnx") for i in range(1, len(parts))), path]
@@ -290,7 +265,7 @@ def main() -> None:
                     begin,
                     train,
                     course,
-                    teachers=teachers(given.model, length),
+                    teachers=four(given.model) if length in TAUGHT else [given.model],
                     output=output,
                     checkpoint=output.with_suffix(".pt"),
                 )

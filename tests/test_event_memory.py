@@ -59,12 +59,12 @@ def test_a_smaller_array_does_not_take_what_is_far_too_large() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), LARGE])
-def test_zeros_are_zero_and_copies_are_broadcast(shape: tuple[int, ...]) -> None:
+def test_zeros_are_zero_and_a_value_is_broadcast(shape: tuple[int, ...]) -> None:
     dirty = memory.empty(shape, np.int32)
     dirty[...] = -1
     del dirty
     assert not memory.zeros(shape, np.int32).any()
-    found = memory.copies(np.arange(shape[-1]) + 0.75, shape, np.int32)
+    found = memory.full(shape, np.arange(shape[-1]) + 0.75, np.int32)
     assert found.dtype == np.int32
     assert (found == np.arange(shape[-1])).all()
 

@@ -56,7 +56,7 @@ class Summed:
         """Compute the value as [B T, C, ...]."""
         channels, positions = layout(self.value)
         dims = (now.samples, now.steps, positions, channels)
-        out = memory.copies(self.bias, dims, np.float64)
+        out = memory.full(dims, self.bias, np.float64)
         for synapses in self.sums:
             synapses.call(
                 kernels.sum_currents, now, (out,), synapses.unit, scratch=synapses.sum_scratch

@@ -2,8 +2,8 @@
 
 A run makes the same large arrays part after part of its samples. An allocator that gives them back
 to the system in between has every page of them mapped and cleared anew, and threads wait for each
-other while that is done: up to a third of the time of a network with few events. So memory that no
-array needs any more is kept here, and given to the next one that fits.
+other while that is done: up to a quarter of the time. So memory that no array needs any more is
+kept here, and given to the next one that fits.
 """
 
 from __future__ import annotations
@@ -24,18 +24,14 @@ _free: dict[int, deque[Array]] = {}
 
 
 class _Loan:
-    """Memory as long as it is used: by an array, which is given here, or by views of it."""
+    """Memory while arrays use it, which hold on to this; after the last one it is free again."""
 
-    def __init__(self, size: int) -> None:
-        self.free = _free.setdefault(size, deque())
-        try:
-            self.block = self.free.pop()
-        except IndexError:  # also if another thread was quicker
-            self.block = aligned.zeros((size,), np.uint8)
+    def __init__(self, block: Array, free: deque[Array]) -> None:
+        self.block, self.free = block, free
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """How NumPy takes it for an array, and holds on to it."""
+        """How NumPy takes it for an array."""
         return self.block.__array_interface__
 
     def __del__(self) -> None:
@@ -47,28 +43,36 @@ def empty(shape: tuple[int, ...], kind: Any) -> Array:
     size = int(prod(shape)) * np.dtype(kind).itemsize
     if size < _LEAST:
         return np.empty(shape, kind)
-    room: Array = np.asarray(_Loan(_rounded(size)))
+    room: Array = np.asarray(_borrowed(_rounded(size)))
     array: Array = room[:size].view(kind).reshape(shape)
     return array
 
 
 def zeros(shape: tuple[int, ...], kind: Any) -> Array:
     """Like `np.zeros`."""
+    return full(shape, 0, kind)
+
+
+def full(shape: tuple[int, ...], value: Array | float, kind: Any) -> Array:
+    """Like `np.full`: the value is broadcast."""
     array = empty(shape, kind)
-    array.fill(0)
+    array[...] = value
     return array
-
-
-def copies(array: Array, shape: tuple[int, ...], kind: Any) -> Array:
-    """An array that is broadcast to a shape, and converted."""
-    whole = empty(shape, kind)
-    whole[...] = array
-    return whole
 
 
 def release() -> None:
     """Give back to the system what no array needs."""
     _free.clear()
+
+
+def _borrowed(size: int) -> _Loan:
+    """So many bytes: what is free, or else new."""
+    free = _free.setdefault(size, deque())
+    try:
+        block = free.pop()
+    except IndexError:
+        block = aligned.zeros((size,), np.uint8)
+    return _Loan(block, free)
 
 
 def _rounded(size: int) -> int:

@@ -123,7 +123,7 @@ class Neurons:
         if self.node not in now.states:
             shape = (now.samples, self.positions, self.channels)
             v_init = np.ldexp(self.neuron.v_init, k).astype(np.int32)
-            v = memory.copies(v_init, shape, np.int32)
+            v = memory.full(shape, v_init, np.int32)
             sent = memory.zeros(shape if self.neuron.gamma_neg else (0, 0, 0), np.int32)
             now.states[self.node] = v, sent
         found: tuple[Array, Array] = now.states[self.node]
@@ -138,7 +138,7 @@ class Neurons:
         n, out = self.neuron, self._counts(now)
         shape_ = (now.samples, *out.shape[2:])
         if self.node not in now.states:
-            v = memory.copies(n.v_init, shape_, np.float64)
+            v = memory.full(shape_, n.v_init, np.float64)
             sent = memory.zeros(shape_ if n.gamma_neg else (0, 0, 0), np.float64)
             now.states[self.node] = v, sent
         constant = self._steady(now).current()

@@ -82,7 +82,7 @@ class EventProgram:
         self, network: Network, threads: int, memory: int, early_exit: float | None = None
     ) -> None:
         self.network, self.threads, self.memory = network, threads, memory
-        finalize(self, release)
+        finalize(self, release)  # memory is used again as long as there are runs to come
         self.early_exit = early_exit
         self.dtype = np.dtype(np.float32 if network.gridded else np.float64)
         self.plan = plans.make_plan(network)
