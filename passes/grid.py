@@ -51,12 +51,13 @@ MANTISSA = 24
 #: Fractional bits of initial potentials, in thresholds: no more than weights have, which would
 #: otherwise need more of them to be integers in the same unit.
 _POTENTIAL = 10
-#: Bits of the currents that are rounded between two synapses (None: only constant ones are), fewer
-#: where long sums leave none for the weights; the bits that bounds may fill: rounding coarse
-#: weights can move a bound past a power of two, then one bit less is given away.
+#: Bits of the currents that are rounded between two synapses (None: only constant ones are), and
+#: of the image, fewer where long sums leave none for the weights; the bits that bounds may fill:
+#: rounding coarse weights can move a bound past a power of two, then one bit less is given away.
 _ATTEMPTS = tuple(
-    (currents, mantissa)
+    (currents, image, mantissa)
     for currents in (None, 13, 12, 11, 10, 9, 8)
+    for image in (None, 8)
     for mantissa in (MANTISSA, MANTISSA - 1)
 )
 #: Synapses whose weights many neurons of a channel share.
@@ -69,7 +70,8 @@ class Grid:
 
     enabled: False keeps full float32 weights; backends may then differ in single spikes.
     analog_bits: bits of the magnitude of the image, before and after the point together; and of
-        other constant currents that are rounded between two synapses.
+        other constant currents that are rounded between two synapses. No more than 8 where a sum
+        over many inputs, as of a layer that sees the whole image, leaves too few for the weights.
     weight_bits: at most so many, the sign included, for the weights between neurons, with one
         exponent per output channel.
     least_bits: no weight tensor may change by more than 2^-least_bits, relative to its norm.
@@ -88,8 +90,9 @@ class Grid:
             return "off: float32 weights, spikes may differ between backends"
         peak = float(np.abs(context.calibration).max(initial=1e-3))
         amplitude = 2.0 ** exponent(1.25 * peak)
-        for currents, mantissa in _ATTEMPTS:
-            bounds = measure(model, amplitude, self.analog_bits, mantissa, currents=currents)
+        for currents, image_bits, mantissa in _ATTEMPTS:
+            analog = min(self.analog_bits, image_bits or self.analog_bits)
+            bounds = measure(model, amplitude, analog, mantissa, currents=currents)
             rounded = _round_weights(model, bounds, self.weight_bits)
             short = [
                 f"'{'+'.join(sources(node))}'"
@@ -100,9 +103,7 @@ class Grid:
                 continue
             _put(model, rounded, bounds)
             _round_potentials(model)
-            proof = measure(
-                model, amplitude, self.analog_bits, mantissa, earlier=bounds, currents=currents
-            )
+            proof = measure(model, amplitude, analog, mantissa, earlier=bounds, currents=currents)
             short = [f"'{v.name}'" for v, b in proof.bound.items() if not _fits(b, proof.bits[v])]
             if not short:
                 break
@@ -117,7 +118,7 @@ class Grid:
         for node, fraction in bounds.rounded.items():
             value = data_inputs(node)[0]
             insert_rounding(model.graph, value, [(node, list(node.inputs).index(value))], fraction)
-        input_bits = self.analog_bits - exponent(amplitude)
+        input_bits = analog - exponent(amplitude)
         uses = [(use.node, use.idx) for use in image.uses()]
         insert_rounding(model.graph, image, uses, input_bits, amplitude)
         tidy(model)

@@ -31,7 +31,7 @@ def _reshape(node: ir.Node, _context: Context) -> bool:
     if x.shape is None or y.shape is None:
         raise UnknownShape(x.name)
     before, after = list(x.shape), list(y.shape)
-    moved = before[0] != after[0] or len(after) < 2
+    moved = before[:1] != after[:1] or len(after) < 2
     if node.op_type in ("Squeeze", "Unsqueeze"):
         axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
         moved |= axes is None or any(int(a) in (0, -len(max(before, after, key=len))) for a in axes)

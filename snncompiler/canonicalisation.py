@@ -152,6 +152,14 @@ def _stamp(model: ir.Model, proto: onnx.ModelProto) -> None:
 
 
 def _fold(model: ir.Model) -> None:
+    """Compute what is constant; shapes that are known then may make more of it constant."""
+    left = None
+    while left != len(model.graph):
+        left = len(model.graph)
+        _fold_once(model)
+
+
+def _fold_once(model: ir.Model) -> None:
     _fold_fills(model)
     common.ShapeInferencePass()(model)
     optimizer.fold_constants(

@@ -912,6 +912,28 @@ def _depth_of_half(n: Net, x: str) -> str:
 
 
 case("depth_to_space_of_computed_half", _depth_of_half, channels=8)
+
+
+def _shuffled(n: Net, x: str) -> str:
+    """Half of the channels beside a convolution of them, shuffled by numbers from the shape.
+
+    The second shape is known only once the first one has been computed.
+    """
+    half = n.op("Div", n.op("Gather", n.op("Shape", x), np.array([1]), axis=0), np.array([2]))
+    part = n.declare(n.op("Slice", x, np.array([0]), half, np.array([1])), 4, 8, 8)
+    both = n.op("Concat", part, n.conv_relu(part, 4), axis=1)
+    sizes = [n.op("Gather", n.op("Shape", both), np.int64(i), axis=0) for i in range(4)]
+    sizes.append(n.op("Div", sizes[1], np.int64(2)))
+    batch, all_channels, height, width, each = (
+        n.op("Unsqueeze", size, np.array([0])) for size in sizes
+    )
+    split = n.op("Concat", batch, np.array([2]), each, height, width, axis=0)
+    whole = n.op("Concat", batch, all_channels, height, width, axis=0)
+    turned = n.op("Transpose", n.op("Reshape", both, split), perm=[0, 2, 1, 3, 4])
+    return n.op("Reshape", turned, whole)
+
+
+case("channels_shuffled_by_computed_sizes", _shuffled, channels=8)
 case("space_to_depth", lambda n, x: n.op("SpaceToDepth", x, blocksize=2), shape=(3, 4, 6))
 case("space_to_depth_input", lambda n, x: n.op("SpaceToDepth", x, blocksize=2), before="input")
 case("flatten", lambda n, x: n.flatten(x), shape=(2, 3, 4))
@@ -1501,6 +1523,12 @@ def max_of_activations(n: Net, x: str) -> str:
 @refused("smaller")
 def min_of_activations(n: Net, x: str) -> str:
     return n.op("Min", x, n.conv_relu(x, 4), name="smaller")
+
+
+@refused("mean")
+def mean_of_all_samples_with_an_axis(n: Net, x: str) -> str:
+    mean = n.op("ReduceMean", x, keepdims=0, name="mean")
+    return n.op("Unsqueeze", mean, np.array([0, 1]), name="again")
 
 
 @refused("norm")

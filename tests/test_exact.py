@@ -119,6 +119,15 @@ def test_long_sums_without_neurons_between_them_leave_bits_for_the_weights() -> 
     assert not disagreements(network, fresh(model, 1, 3))
 
 
+def test_a_layer_that_sees_the_whole_image_spikes_the_same_everywhere() -> None:
+    net = Net(3, name="mlp")
+    hidden = net.relu(net.gemm(net.flatten(net.input(3, 32, 32)), 300))
+    model = net.model(net.gemm(net.relu(net.gemm(hidden, 100)), 10))
+    network = compiled(model, 1, timesteps=T)
+    assert gridded(network), network.warnings
+    assert not disagreements(network, fresh(model, 1, 3))
+
+
 def test_what_a_prediction_leaves_out_is_said() -> None:
     x = fresh(wide_pyramid(), 1, 16)
     network = compile_model(wide_pyramid(), x, recipe="graded", timesteps=2)
