@@ -174,7 +174,12 @@ def _fold_once(model: ir.Model) -> None:
 
 
 def _affordable(node: ir.Node) -> bool | None:
-    """False for a constant that a few bytes would blow up beyond all memory."""
+    """False for a constant that a few bytes would blow up beyond all memory.
+
+    True for weights kept in 8 bits: left to itself, onnxscript keeps them so.
+    """
+    if node.op_type == "DequantizeLinear":
+        return True
     if node.op_type not in ("Expand", "Tile"):
         return None
     times = constant(node.inputs[1])

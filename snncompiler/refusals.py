@@ -181,6 +181,17 @@ REASONS: dict[str, tuple[str, str]] = {
         ),
     ),
     **dict.fromkeys(
+        (
+            *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+            *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+        ),
+        (
+            "it rounds activations to 8 bits, which spikes over time replace",
+            "convert the float network that was quantised; 'snnc run --precision int8' and the "
+            "integer targets of compile round the weights of a spiking one",
+        ),
+    ),
+    **dict.fromkeys(
         ("Softmax", "LogSoftmax"),
         (
             "it divides by a sum over the data; inside the network no neuron computes that",

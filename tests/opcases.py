@@ -92,6 +92,17 @@ def conv(name: str, *args: object, shape=(3, 8, 8), **attributes: object) -> Non
 
 conv("plain", 5)
 conv("no_bias", 5, bias=False)
+
+
+def _of_8_bits(n: Net, x: str) -> str:
+    """Weights kept as integers, with a step per output channel."""
+    whole = np.random.default_rng(0).integers(-127, 128, (4, 4, 3, 3)).astype(np.int8)
+    steps = np.array([0.002, 0.001, 0.003, 0.002], np.float32)
+    w = n.op("DequantizeLinear", whole, steps, axis=0)
+    return n.declare(n.op("Conv", x, w, pads=[1] * 4), 4, 8, 8)
+
+
+case("conv_weights_of_8_bits", _of_8_bits)
 conv("1x1", 5, 1)
 conv("1x1_stride2", 5, 1, strides=2, shape=(3, 7, 7))
 conv("kernel_1x3", 5, [1, 3])
@@ -1523,6 +1534,13 @@ def max_of_activations(n: Net, x: str) -> str:
 @refused("smaller")
 def min_of_activations(n: Net, x: str) -> str:
     return n.op("Min", x, n.conv_relu(x, 4), name="smaller")
+
+
+@refused("fine", "coarse")
+def activations_of_8_bits(n: Net, x: str) -> str:
+    step, zero = np.float32(0.02), np.uint8(0)
+    fine = n.op("QuantizeLinear", n.relu(n.conv(x, 4)), step, zero, name="fine")
+    return n.op("DequantizeLinear", fine, step, zero, name="coarse")
 
 
 @refused("mean")
