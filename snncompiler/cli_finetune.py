@@ -44,6 +44,9 @@ def finetune(
     augment: Annotated[
         bool, typer.Option("--augment", help="Shift and mirror images at random.")
     ] = False,
+    cutmix: Annotated[
+        float, typer.Option(help="Share of images with a rectangle of another one; distilling.")
+    ] = 0.0,
     half: Annotated[
         bool, typer.Option("--half", help="Multiply in bfloat16; quicker on some processors.")
     ] = False,
@@ -80,6 +83,7 @@ def finetune(
             thresholds=thresholds,
             distill=distill or bool(teacher),
             augment=augment,
+            cutmix=cutmix,
             half=half,
             seed=seed,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -333,11 +334,41 @@ def test_every_teacher_that_does_not_fit_is_named() -> None:
         (DATA, {"timesteps": 0}, "timesteps = 0"),
         (DATA, {"thresholds": "pixel"}, "per 'pixel'"),
         (DATA, {"augment": True}, "cannot shift and mirror"),
+        (DATA, {"distill": True, "cutmix": 0.5}, "cannot mix"),
+        (DATA, {"cutmix": -0.5}, "cutmix = -0.5"),
     ],
 )
 def test_wrong_input_is_refused(data: Samples, settings: dict[str, object], what: str) -> None:
     with pytest.raises(InputError, match=what):
         finetune(MLP, data, Schedule(**{**QUICK, "epochs": 3, **settings}))
+
+
+@needs_torch
+def test_labels_do_not_tell_what_mixed_images_show() -> None:
+    schedule = Schedule(timesteps=4, cutmix=0.5)
+    with pytest.raises(InputError, match="cannot mix"):
+        schedule.check((3, 8, 8))
+    replace(schedule, distill=True).check((3, 8, 8))
+
+
+@needs_torch
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_mixed_images_are_images_with_a_rectangle_of_the_one_before(share: float) -> None:
+    import torch
+
+    from snncompiler.finetune.augmentation import cut_and_mixed
+
+    images = torch.arange(2000.0).reshape(-1, 1, 1, 1).expand(-1, 3, 12, 16)
+    mixed = cut_and_mixed(images, share, torch.Generator().manual_seed(0))
+    foreign = mixed != images
+    assert (mixed[foreign] == ((images - 1) % 2000)[foreign]).all()
+    assert (foreign == foreign[:, :1]).all()
+    rows, columns = foreign[:, 0].any(2), foreign[:, 0].any(1)
+    assert (foreign[:, 0] == rows[:, :, None] & columns[:, None]).all()
+    for side in (rows, columns):  # no gap in them
+        assert (side[:, 1:] > side[:, :-1]).sum(1).max() <= 1
+    assert foreign.any((1, 2, 3)).float().mean() == pytest.approx(share, abs=0.05)
+    assert foreign.float().mean() == pytest.approx(0.32 * share, abs=0.01)
 
 
 @needs_torch

@@ -178,6 +178,7 @@ def test_backends_are_imported_on_demand() -> None:
             {
                 "snncompiler.finetuning",  # asks for the device
                 "snncompiler.finetune.activation",
+                "snncompiler.finetune.augmentation",
                 "snncompiler.finetune.network",
                 "snncompiler.finetune.on_cpu",
                 "snncompiler.finetune.spiking",

@@ -16,8 +16,9 @@ class Schedule:
     to 0 as a half cosine), momentum: as usual. noise: share of activations that are not rounded; of
     no use to spikes. thresholds: one per channel, or per layer. distill: learn the original
     network's outputs instead of labels. augment: shift images by up to an eighth of their size and
-    mirror them, at random. half: multiply in bfloat16, quicker where the processor has units for
-    it. seed: of all random numbers.
+    mirror them, at random. cutmix: share of the images that get a rectangle of another one; only
+    teachers can tell what they show then. half: multiply in bfloat16, quicker where the processor
+    has units for it. seed: of all random numbers.
     """
 
     timesteps: int
@@ -30,6 +31,7 @@ class Schedule:
     thresholds: str = "channel"
     distill: bool = False
     augment: bool = False
+    cutmix: float = 0.0
     half: bool = False
     seed: int = 0
 
@@ -41,6 +43,7 @@ class Schedule:
             "batch": (1, 10**6),
             "rate": (0, 10),
             "noise": (0, 0.999),
+            "cutmix": (0, 1),
             "seed": (0, 2**31),
         }
         problems = [
@@ -68,5 +71,11 @@ class Schedule:
                     "leave out --augment",
                 )
             )
+        if self.cutmix and (len(input_shape) != 3 or not self.distill):
+            why = (
+                "only images, [channels, height, width], can be, and no label tells what they show"
+            )
+            do = "leave out --cutmix, or train on images with --distill"
+            problems.append(Problem("cannot mix these samples", why, do))
         if problems:
             raise InputError(*problems)

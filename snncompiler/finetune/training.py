@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from snncompiler.data import Samples
 from snncompiler.diagnostics import refuse
+from snncompiler.finetune.augmentation import cut_and_mixed, shifted_and_mirrored
 from snncompiler.finetune.network import TorchNetwork
 from snncompiler.finetune.schedule import Schedule
 from snncompiler.finetune.spiking import SpikingNetwork
@@ -105,7 +106,8 @@ def train(
                 group["lr"] = schedule.rate * 0.5 * (1 + math.cos(math.pi * done))
             rows = order[i * schedule.batch : (i + 1) * schedule.batch]
             x = torch.from_numpy(samples.x[rows])
-            x = _augmented(x, generator) if schedule.augment else x
+            x = shifted_and_mirrored(x, generator) if schedule.augment else x
+            x = cut_and_mixed(x, schedule.cutmix, generator) if schedule.cutmix else x
             y = None if samples.y is None else torch.from_numpy(samples.y[rows]).to(device)
             with torch.autocast(kind, torch.bfloat16, enabled=schedule.half):
                 x = x.to(device, memory_format=_layout(x, kind))
@@ -214,20 +216,6 @@ def _scores(
 def _layout(x: torch.Tensor, kind: str) -> torch.memory_format:
     """Channels last for images on processors: convolutions are twice as quick."""
     return torch.channels_last if kind == "cpu" and x.ndim == 4 else torch.contiguous_format
-
-
-def _augmented(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Images [N, C, H, W] shifted (zeros come in) and mirrored, each on its own."""
-    n, _channels, height, width = x.shape
-    reach = (height // 8, width // 8)
-    padded = functional.pad(x, (reach[1], reach[1], reach[0], reach[0]))
-    top, left = (torch.randint(0, 2 * r + 1, (n,), generator=generator) for r in reach)
-    mirrored = torch.rand(n, generator=generator) < 0.5
-    rows = top[:, None] + torch.arange(height)
-    columns = left[:, None] + torch.arange(width)
-    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    sample = torch.arange(n)[:, None, None]
-    return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _save(
