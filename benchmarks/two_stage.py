@@ -48,6 +48,7 @@ Length = Literal[
     "spikes-ternary",
     "spikes-taught",
     "taught-ternary",
+    "cutmix",
 ]
 #: row: (stage I, recipe, options)
 ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
@@ -77,6 +78,7 @@ ROWS: dict[str, tuple[Length, str, dict[str, object]]] = {
         "spike-trained",
         {"neurons.gamma_neg": 1.0},
     ),
+    "with spikes, four teachers, mixed images": ("cutmix", "spike-trained", {}),
 }
 _SPIKING = Schedule(timesteps=4, spikes="binary", distill=True, augment=True, half=True)
 _TERNARY = replace(_SPIKING, spikes="ternary")
@@ -102,6 +104,7 @@ SPIKING: dict[Length, dict[int, tuple[Schedule, ...]]] = {
     },
     "spikes-taught": {4: (replace(_SPIKING, epochs=20, batch=128, rate=0.08),)},
     "taught-ternary": {4: (replace(_TERNARY, epochs=4, batch=128, rate=0.03),)},
+    "cutmix": {4: (replace(_SPIKING, epochs=20, batch=128, rate=0.08, cutmix=0.5),)},
 }
 #: What a course comes after, if not the trained network, by T; the courses with four teachers.
 BEGINS: dict[tuple[int, Length], tuple[int, Length]] = {
@@ -112,8 +115,9 @@ BEGINS: dict[tuple[int, Length], tuple[int, Length]] = {
     (16, "spikes-longer"): (8, "spikes-longer"),
     (4, "spikes-taught"): (8, "spikes-longer"),
     (4, "taught-ternary"): (4, "spikes-taught"),
+    (4, "cutmix"): (4, "taught-ternary"),
 }
-TAUGHT: tuple[Length, ...] = ("spikes-taught", "taught-ternary")
+TAUGHT: tuple[Length, ...] = ("spikes-taught", "taught-ternary", "cutmix")
 #: What is not done for every T.
 SELECTED: dict[Length, dict[int, Any]] = {"long": {**MORE_EPOCHS}, **SPIKING}
 USUAL = [row for row, (length, _, _) in ROWS.items() if length not in SELECTED]
@@ -126,6 +130,7 @@ STAGE_I = {
     "spikes-ternary": "seconds with ternary spikes after binary ones",
     "spikes-taught": "seconds with spikes, four teachers",
     "taught-ternary": "seconds with ternary spikes, four teachers",
+    "cutmix": "seconds with spikes, four teachers, mixed images",
 }
 #: Of the second table: T, and numbers of samples.
 SIZED, SIZES = 8, (64, 256, 1024)
@@ -202,7 +207,8 @@ def page(cells: list[Cell]) -> str:
         "ternary --batch 128 --epochs 4` after binary ones, first with `--rate 0.03`, then 0.02. "
         "Four teachers: the mean of the trained network and `cifar10_vgg`, both for the image and "
         "for the mirrored one; `--epochs 20 --rate 0.08` at T = 4 after the three epochs at T = 8, "
-        "then `--spikes ternary --epochs 4 --rate 0.03`. "
+        "then `--spikes ternary --epochs 4 --rate 0.03`, then, with mixed images, `--spikes binary "
+        "--cutmix 0.5 --epochs 20 --rate 0.08`. "
         "Written by `benchmarks/two_stage.py`.\n"
     )
     groups: dict[tuple[str, int], list[Cell]] = {}
