@@ -71,7 +71,7 @@ class Grid:
     enabled: False keeps full float32 weights; backends may then differ in single spikes.
     analog_bits: bits of the magnitude of the image, before and after the point together; and of
         other constant currents that are rounded between two synapses. No more than 8 where a sum
-        over many inputs, as of a layer that sees the whole image, leaves too few for the weights.
+        over many inputs, as in a layer that sees the whole image, leaves too few for the weights.
     weight_bits: at most so many, the sign included, for the weights between neurons, with one
         exponent per output channel.
     least_bits: no weight tensor may change by more than 2^-least_bits, relative to its norm.

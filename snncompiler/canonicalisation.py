@@ -166,17 +166,18 @@ def _fold_once(model: ir.Model) -> None:
         model,
         input_size_limit=gate.MAX_ELEMENTS,
         output_size_limit=gate.MAX_ELEMENTS,
-        should_fold=_affordable,
+        should_fold=_is_computed,
     )
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveUnusedNodesPass()(model)
     common.ShapeInferencePass()(model)  # what was computed before may be a constant now
 
 
-def _affordable(node: ir.Node) -> bool | None:
-    """False for a constant that a few bytes would blow up beyond all memory.
+def _is_computed(node: ir.Node) -> bool | None:
+    """Whether to compute a constant; None: as onnxscript sees fit.
 
-    True for weights kept in 8 bits: left to itself, onnxscript keeps them so.
+    Never one that a few bytes would blow up beyond all memory. Weights kept as whole numbers,
+    always: onnxscript would leave them so.
     """
     if node.op_type == "DequantizeLinear":
         return True

@@ -186,7 +186,7 @@ REASONS: dict[str, tuple[str, str]] = {
             *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
         ),
         (
-            "it rounds activations to 8 bits, which spikes over time replace",
+            "it rounds activations to a few bits, which spikes over time replace",
             "convert the float network that was quantised; 'snnc run --precision int8' and the "
             "integer targets of compile round the weights of a spiking one",
         ),

@@ -343,12 +343,26 @@ def test_wrong_input_is_refused(data: Samples, settings: dict[str, object], what
         finetune(MLP, data, Schedule(**{**QUICK, "epochs": 3, **settings}))
 
 
-@needs_torch
 def test_labels_do_not_tell_what_mixed_images_show() -> None:
     schedule = Schedule(timesteps=4, cutmix=0.5)
     with pytest.raises(InputError, match="cannot mix"):
         schedule.check((3, 8, 8))
     replace(schedule, distill=True).check((3, 8, 8))
+
+
+@needs_torch
+@pytest.mark.parametrize("settings", [{"augment": True}, {"cutmix": 0.5}])
+def test_images_changed_at_random_are_learned(settings: dict[str, object]) -> None:
+    model = networks.depthwise(0)
+    images = Samples(networks.sample_input(model, 80, 0), None)
+    schedule = Schedule(**QUICK, distill=True)
+    plain, once, again = (
+        finetune(model, images, s)
+        for s in (schedule, *[replace(schedule, **settings)] * 2)  # type: ignore[arg-type]
+    )
+    assert once.before == plain.before
+    assert once.history != plain.history
+    assert once.history == again.history
 
 
 @needs_torch
