@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,34 @@ class Windows:
         runs = np.stack([q[begins], q[ends - 1] + 1, (k - q)[begins] * channels], 1)
         pointers = np.searchsorted(begins, self.pointers)
         return pointers.astype(np.int32), np.ascontiguousarray(runs, np.int32)
+
+
+class Convolution(NamedTuple):
+    """Sizes of its maps, and its settings; axis by axis, of the paddings the first ones."""
+
+    sizes: Sequence[int]
+    out: Sequence[int]
+    kernel: Sequence[int]
+    strides: Sequence[int]
+    pads: Sequence[int]
+    dilations: Sequence[int]
+
+    def windows(self) -> Windows:
+        """What its outputs see."""
+        return convolution(*self)
+
+    def abreast(self, n: int) -> Convolution | None:
+        """One whose windows are those of n outputs side by side (last axis), if there is one."""
+        *rows, wide = self.out
+        if wide % n or self.dilations[-1] != 1:
+            return None
+        *strides, step = self.strides
+        *kernel, reach = self.kernel
+        return self._replace(
+            out=(*rows, wide // n),
+            kernel=(*kernel, reach + (n - 1) * step),
+            strides=(*strides, n * step),
+        )
 
 
 def joined(parts: Sequence[tuple[Windows, int]]) -> tuple[Array, Array]:

@@ -178,11 +178,13 @@ def fire_on_grid(
 
 
 @_kernel
-def fire_binary(out, v, span, block, synapse, lists, tap, x, bias, theta, delay, scratch, lanes):
+def fire_binary(
+    out, v, span, block, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
+):
     """IF neurons that fire at most once, all in integers, as `fire_on_grid`.
 
     U = V + I;  s = U >= theta;  V = U - theta s. out: bits [B, T, P, C / 16], see `Spikes`. theta
-    [C], in units of 2^-k.
+    [C], in units of 2^-k. places: where the numbers of a block go, from that of its first on.
     """
     first, last, start, end = span
     c0, width = block
@@ -208,7 +210,7 @@ def fire_binary(out, v, span, block, synapse, lists, tap, x, bias, theta, delay,
                     at = ((b * steps + t) * positions + p) * words + c0 // 16
                     if t < delay:
                         for j in range(len(lanes)):
-                            out.flat[at + j] = 0
+                            out.flat[at + places[j]] = 0
                         continue
                     n, done = np.int64(0), np.int64(0)
                     scaled = False
@@ -220,7 +222,7 @@ def fire_binary(out, v, span, block, synapse, lists, tap, x, bias, theta, delay,
                         _pass_on(u, here, tap, x, b, t, p, c0, width, lanes)
                     fire_bits(
                         u, here, constant, threshold, narrow, w, rows, factors, done, n, scaled,
-                        out, at, lanes,
+                        out, at, places, lanes,
                     )  # fmt: skip
             for p in range(begin, upto):
                 at = (b * positions + p) * channels + c0

@@ -66,6 +66,7 @@ class Sum:
     full: of the same number of groups; their events are joined (see `spikes.joined`).
     bound [C]: the largest |sum| of their weights over a window, in those units.
     wide: the type of the sum: int32, or float64 if the numbers are on no grid.
+    abreast: so many outputs side by side are one of that many times the channels (`abreast.py`).
     """
 
     full: tuple[Connection, ...]
@@ -77,6 +78,7 @@ class Sum:
     wide: np.dtype[np.generic]
     channels: int
     positions: int
+    abreast: int = 1
 
 
 def layout(value: ir.Value) -> tuple[int, int]:

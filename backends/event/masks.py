@@ -31,21 +31,24 @@ _PLACES = ir.Constant(
 
 @intrinsic
 def fire_bits(
-    _context, u, here, bias, theta, narrow, w, rows, factors, first, last, scaled, out, at, lanes
-):
+    _context, u, here, bias, theta, narrow, w, rows, factors, first, last, scaled, out, at, places,
+    lanes,
+):  # fmt: skip
     """U = u + bias + sum of rows (as `add_rows`);  s = U >= theta;  u = U - theta s;  out = s.
 
-    u and bias from their element `here` on, int32; out: bits, from its element `at` on.
+    u and bias from their element `here` on, int32; out: bits, 16 of them to each of its elements
+    at + places[i].
     """
     index = types.int64
     signature = types.void(
-        u, index, bias, theta, narrow, w, rows, factors, index, index, scaled, out, index, lanes
-    )
+        u, index, bias, theta, narrow, w, rows, factors, index, index, scaled, out, index,
+        places, lanes,
+    )  # fmt: skip
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         data = {
             i: context.make_array(sig.args[i])(context, b, args[i]).data
-            for i in (0, 2, 3, 4, 5, 6, 7, 11)
+            for i in (0, 2, 3, 4, 5, 6, 7, 11, 13)
         }
         potential, constant = (b.gep(data[i], [args[1]]) for i in (0, 2))
         target = b.gep(data[11], [args[12]])
@@ -66,8 +69,12 @@ def fire_bits(
             left = b.select(fires, b.sub(total, limit), total)
             place = b.bitcast(b.gep(potential, [const(at)]), vector.as_pointer())
             b.store(left, place, align=4)
-            word = b.bitcast(b.gep(target, [const(at // 16)]), ir.IntType(n).as_pointer())
-            b.store(b.bitcast(fires, ir.IntType(n)), word, align=2)
+            word = b.bitcast(fires, ir.IntType(n))
+            for i in range(at // 16, (at + n) // 16):
+                place = b.gep(target, [b.load(b.gep(data[13], [const(i)]))])
+                bits = word if n == 16 else b.trunc(word, ir.IntType(16))
+                b.store(bits, place, align=2)
+                word = word if n == 16 else b.lshr(word, ir.Constant(word.type, 16))
         return context.get_dummy_value()
 
     return signature, codegen

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.event import aligned, kernels, memory
+from backends.event.abreast import beside, in_front
 from backends.event.layers import arrange, bias, layout, neuron, nothing, summed
 from backends.event.plan import Population
 from backends.event.spikes import Spikes
@@ -38,6 +39,7 @@ class Neurons:
         self.channels, self.positions = channels, positions = layout(self.value)
         self._grids: dict[int, tuple[Array, Array] | None] = {}  # by T, where all samples share it
         self.first = self.sums[0] if self.sums else Synapses(nothing(positions, channels))
+        self.ways = [self.first, *map(Synapses, in_front(self.first.total) if others else [])]
 
     def run(self, now: Stretch) -> None:
         """Compute the spikes of the stretch and keep the state."""
@@ -95,28 +97,40 @@ class Neurons:
         """Neurons that fire at most once a step."""
         channels = self.channels
         theta = np.ldexp(self.neuron.theta, k).astype(np.int32)
-        lead = (now.samples, now.steps, self.positions)
+        lead, words = (now.samples, now.steps, self.positions), -(-channels // 64) * 4
         # Blocks write all numbers but those that make up 64 channels.
         make = memory.zeros if channels % 64 else memory.empty
-        out = make((*lead, -(-channels // 64) * 4), np.uint16)
-        head = (out, self._potentials(now, k)[0])
-        self.first.call(kernels.fire_binary, now, head, current, theta, frozen, scratch=_at_hand)
+        out = make((*lead, words), np.uint16)
+        way = self._way(now)
+        n = way.total.abreast
+        head = (beside(out, n), beside(self._potentials(now, k)[0], n))
+        places = np.add.outer(words * np.arange(n), np.arange(-(-channels // 16))).reshape(-1)
+        rest = (beside(current, n), np.tile(theta, n), places, frozen)
+        way.call(kernels.fire_binary, now, head, *rest, scratch=_at_hand)
         return Spikes(bits=out, channels=channels)
 
     def _on_grid(self, now: Stretch, frozen: int, k: Array, current: Array) -> Spikes:
         n = self.neuron
         out = self._counts(now)
         shift = (k + np.log2(n.theta)).astype(np.int32)
-        head = (out, out.reshape(-1), *self._potentials(now, k))
-        rest = (current, shift, (int(n.gamma), int(n.gamma_neg)), frozen)
+        way = self._way(now)
+        side = way.total.abreast
+        v, sent = self._potentials(now, k)
+        head = (beside(out, side), out.reshape(-1), beside(v, side), beside(sent, side))
+        limits = (int(n.gamma), int(n.gamma_neg))
+        rest = (beside(current, side), np.tile(shift, side), limits, frozen)
 
         def scratch(size: int) -> tuple[Array, ...]:
             potentials, constants, bits = _at_hand(size)
             counts = np.zeros(len(potentials), np.int32)
             return potentials, constants, counts, bits, np.zeros(size, out.dtype)
 
-        self.first.call(kernels.fire_on_grid, now, head, *rest, scratch=scratch)
+        way.call(kernels.fire_on_grid, now, head, *rest, scratch=scratch)
         return Spikes(out)
+
+    def _way(self, now: Stretch) -> Synapses:
+        """The quickest of the ways to compute the same, at the activity there is."""
+        return min(self.ways, key=lambda way: way.cost(now)) if self.ways[1:] else self.first
 
     def _potentials(self, now: Stretch, k: Array) -> tuple[Array, Array]:
         """The state: V [B, P, C] in units of 2^-k, and what was sent, if that matters."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backends.event import bit_trains, geometry, memory, trains
+from backends.event.abreast import beside
 from backends.event.layers import Sum
 from backends.event.plan import Moved, Unit
 from backends.event.spikes import PAST, Lists, Spikes
@@ -15,9 +16,10 @@ from backends.event.stretch import Stretch, run_all
 from backends.event.synapses import Block, blocks
 from snncompiler.graph import Array, attribute, shape, weights
 
-#: Nanoseconds: to add a weight, and more when it is first seen; to update a neuron, to look at a
-#: count in other ways; to collect the events of a window.
-_ADD, _LOAD, _UPDATE, _LOOK, _COLLECT = 0.03, 0.15, 0.25, 0.5, 20.0
+#: Nanoseconds: to add a vector of weights, and more when a weight is first seen; to update a
+#: neuron, to look at a count in other ways; to collect the events of a window.
+_ADD, _LOAD, _UPDATE, _LOOK, _COLLECT = 0.7, 0.15, 0.25, 0.5, 20.0
+_VECTOR = 64  # bytes
 _NONE = np.zeros(0, np.int32)
 _NO_RUNS = np.zeros((0, 3), np.int32)
 _NO_LISTS = Lists(
@@ -63,7 +65,7 @@ class Synapses:
         """
         t, rows = self.total, self.total.rows
         lists = now.lists(t.full) if t.full else [_NO_LISTS]
-        x = now.spikes[t.single.source].x if t.single else _NO_SPIKES
+        x = beside(now.spikes[t.single.source].x, t.abreast) if t.single else _NO_SPIKES
         narrow = rows.narrow if rows else t.wide
 
         def work(block: Block, span: tuple[int, int, int, int]) -> None:
@@ -96,19 +98,24 @@ class Synapses:
                 lanes,
             )
 
-        cost = self._cost(now, sum(len(part.codes) for part in lists))
+        cost = self.cost(now)
         whole = [(0, now.samples, 0, t.positions)]
         spans = now.spans(t.positions, len(self.blocks)) if now.is_shared(cost) else whole
         now.each(run_all(work, ((block, span) for block in self.blocks for span in spans)), cost)
 
-    def _cost(self, now: Stretch, events: int) -> float:
+    def cost(self, now: Stretch) -> float:
         """Nanoseconds, roughly: to add the rows of all events, and to update all neurons."""
         t = self.total
         cost = _UPDATE * now.samples * now.steps * t.positions * t.channels
-        if t.full:
-            seen = max(len(c.windows.pairs) / c.windows.inputs for c in t.full)
-            added = events * seen * t.channels / t.full[0].groups
-            cost += _ADD * added + _LOAD * min(added, sum(c.w.size for c in t.full))
+        if t.full and t.rows:
+            added = 0.0
+            for c in t.full:
+                seen = len(c.windows.pairs) / c.windows.inputs / c.groups
+                added += seen * sum(len(part.codes) for part in now.events(c))
+            per_vector = _VECTOR // t.rows.narrow.itemsize
+            vectors = sum(-(-block.rows.shape[1] // per_vector) for block in self.blocks)
+            cost += _ADD * added * vectors
+            cost += _LOAD * min(added * t.channels, sum(c.w.size for c in t.full))
             cost += _COLLECT * now.samples * now.steps * t.positions * len(self.blocks)
         return cost
 

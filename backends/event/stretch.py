@@ -85,8 +85,12 @@ class Stretch:
 
     def lists(self, connections: Sequence[Connection]) -> list[Lists]:
         """The events that flow through connections of as many groups, group by group."""
-        found = [self.spikes[c.source].lists(c.groups, self.each) for c in connections]
+        found = map(self.events, connections)
         return [joined(parts, self.each) for parts in zip(*found, strict=True)]
+
+    def events(self, connection: Connection) -> list[Lists]:
+        """The events that flow through a connection, group by group."""
+        return self.spikes[connection.source].lists(connection.groups, self.each)
 
     def values(self, value: ir.Value) -> Array:
         """Any value as the standard ops take it: [B T, C, ...] in the type of the network."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.event import aligned, geometry
-from backends.event.geometry import Windows
+from backends.event.geometry import Convolution, Windows
 from snncompiler.graph import Array, attribute, constant, shape, weights
 
 #: Output channels that one call of a kernel computes: how many fit its registers.
@@ -36,6 +36,7 @@ class Connection:
 
     w: float64 [taps, channels of a group, outputs], outputs of all groups side by side. If
     `single`, w is [taps, 1, outputs] and output channel m sees input channel m alone.
+    convolution: if it is one, not transposed.
     """
 
     source: ir.Value
@@ -44,6 +45,7 @@ class Connection:
     groups: int
     single: bool
     bias: Array
+    convolution: Convolution | None = None
 
 
 def connection(node: ir.Node) -> Connection | None:
@@ -79,15 +81,18 @@ def _convolution(node: ir.Node, source: ir.Value) -> Connection:
     sizes, out = shape(source)[1:], shape(node.outputs[0])[1:]
     settings = [attribute(node, name) for name in ("strides", "pads", "dilations")]
     flat = w.reshape(*w.shape[:2], -1)
+    convolution = None
     if node.op_type == "Conv":
-        windows = geometry.convolution(sizes, out, kernel, *settings)
+        convolution = Convolution(sizes, out, kernel, *settings)
+        windows = convolution.windows()
         rows = flat.transpose(2, 1, 0)
     else:  # [C, M / groups, taps] -> [taps, C / groups, M]
         windows = geometry.transposed(sizes, out, kernel, *settings)
         parts = flat.reshape(groups, -1, *flat.shape[1:])
         rows = parts.transpose(3, 1, 0, 2).reshape(flat.shape[2], len(w) // groups, -1)
     single = rows.shape[1] == 1 and rows.shape[2] == groups
-    return Connection(source, windows, rows, groups, single, _bias(node, rows.shape[2]))
+    bias = _bias(node, rows.shape[2])
+    return Connection(source, windows, rows, groups, single, bias, convolution)
 
 
 def _gain(node: ir.Node) -> Connection | None:
