@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from backends.event import dyadic, geometry
-from backends.event.layers import Rows, Sum, Taps
+from backends.event.layers import Rows, Sum, taps_of
 from backends.event.synapses import LANES, Connection, blocks
 from snncompiler.graph import Array
 
@@ -50,9 +50,7 @@ def side_by_side(total: Sum, n: int) -> Sum | None:
     pointers, runs = geometry.joined([(c.windows, c.w.shape[1]) for c in full])
     taps = total.taps
     if total.single is not None:
-        places = geometry.one_to_one(total.positions // n)
-        pairs = (places.pointers.astype(np.int32), places.pairs.astype(np.int32))
-        taps = Taps(np.tile(taps.w, n), *pairs)
+        taps = taps_of(np.tile(taps.w, n), geometry.one_to_one(total.positions // n), n)
     return replace(
         total,
         full=tuple(full),

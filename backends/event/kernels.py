@@ -31,7 +31,7 @@ import numpy as np
 from numba import njit
 
 from backends.event.masks import fire_bits
-from backends.event.vectors import add_product, add_rows, collect, collect_runs, fill, fire_block
+from backends.event.vectors import add_rows, add_taps, collect, collect_runs, fill, fire_block
 
 # Without NRT, Numba counts no references (more work than a quiet window), but may not allocate.
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
@@ -76,16 +76,15 @@ def _gather(wide, at, narrow, rows, factors, synapse, lists, b, t, p, lanes):
 @_part
 def _pass_on(wide, at, tap, x, b, t, p, c0, width, lanes):
     """Add to wide[at:] what reaches output p channel by channel: depthwise, or one to one."""
-    w, pointers, taps = tap
-    channels = x.shape[3]
-    here = (b * x.shape[1] + t) * x.shape[2]
-    for r in range(pointers[p], pointers[p + 1]):
-        q = np.int64(taps[r, 0])
-        k = np.int64(taps[r, 1])
-        if width == 16 * len(lanes):
-            begin = (here + q) * channels + c0
-            add_product(wide, at, w, k * channels + c0, x, begin, lanes)
-        else:
+    w, pointers, taps, places = tap
+    here = (b * x.shape[1] + t) * x.shape[2] * x.shape[3]
+    first, last = pointers[p], pointers[p + 1]
+    if width == 16 * len(lanes) or x.itemsize == 2:  # bits beyond the channels are 0
+        widths = (w.shape[1], x.shape[3])
+        add_taps(wide, at, w, x, here, widths, taps, first, last, c0, places, lanes)
+    else:
+        for r in range(first, last):
+            q, k = np.int64(taps[r, 0]), np.int64(taps[r, 1])
             for j in range(width):
                 wide[at + j] += w[k, c0 + j] * x[b, t, q, c0 + j]
 

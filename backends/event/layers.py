@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.event import dyadic, geometry
+from backends.event.geometry import Windows
 from backends.event.plan import Current
 from backends.event.synapses import Block, Connection, blocks
 from snncompiler.graph import Array, attribute, shape, weights
@@ -36,11 +37,12 @@ class Neuron(NamedTuple):
 
 
 class Taps(NamedTuple):
-    """A connection channel by channel, for the kernels."""
+    """A connection channel by channel, for the kernels; places: see `add_taps`."""
 
     w: Array
     pointers: Array
     taps: Array
+    places: Array
 
 
 class Rows(NamedTuple):
@@ -56,7 +58,13 @@ class Rows(NamedTuple):
     narrow: np.dtype[np.generic]
 
 
-NO_TAPS = Taps(np.zeros((0, 0), np.int32), _NONE, np.zeros((0, 2), np.int32))
+def places(channels: int, abreast: int = 1) -> Array:
+    """Where each 16 channels of outputs side by side are among their bits (see `Spikes`)."""
+    words = -(-channels // 64) * 4
+    return np.add.outer(words * np.arange(abreast), np.arange(-(-channels // 16))).reshape(-1)
+
+
+NO_TAPS = Taps(np.zeros((0, 0), np.int32), _NONE, np.zeros((0, 2), np.int32), places(0))
 
 
 @dataclass(frozen=True)
@@ -160,15 +168,22 @@ def summed(
         pointers, runs = geometry.joined([(c.windows, c.w.shape[1]) for c in full])
         rows = Rows(blocks(w, full[0].groups), pointers, runs, limit, narrow)
     if single is not None:
-        w = numbers(single).reshape(-1, channels).astype(np.int32 if whole else np.float64)
-        taps = Taps(
-            np.ascontiguousarray(w),
-            single.windows.pointers.astype(np.int32),
-            single.windows.pairs.astype(np.int32),
-        )
+        taps = taps_of(numbers(single).reshape(-1, channels).astype(wide), single.windows)
     if not whole:
         k = np.zeros(channels, np.int64)
     return Sum(full, single, rows, taps, k, bound, wide, channels, given[0].windows.outputs)
+
+
+def taps_of(w: Array, windows: Windows, abreast: int = 1) -> Taps:
+    """Weights [taps, channels] and windows for the kernels, which read 15 weights more."""
+    room = np.zeros(w.size + 15, w.dtype)
+    room[: w.size] = w.reshape(-1)
+    return Taps(
+        room[: w.size].reshape(w.shape),
+        windows.pointers.astype(np.int32),
+        windows.pairs.astype(np.int32),
+        places(w.shape[1] // abreast, abreast),
+    )
 
 
 def rows_in_16_bits(w: Array, most: int) -> int:

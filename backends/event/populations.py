@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from backends.event import aligned, kernels, memory
 from backends.event.abreast import beside, in_front
-from backends.event.layers import arrange, bias, layout, neuron, nothing, summed
+from backends.event.layers import arrange, bias, layout, neuron, nothing, places, summed
 from backends.event.plan import Population
 from backends.event.spikes import Spikes
 from backends.event.stages import Synapses, small
@@ -104,8 +104,7 @@ class Neurons:
         way = self._way(now)
         n = way.total.abreast
         head = (beside(out, n), beside(self._potentials(now, k)[0], n))
-        places = np.add.outer(words * np.arange(n), np.arange(-(-channels // 16))).reshape(-1)
-        rest = (beside(current, n), np.tile(theta, n), places, frozen)
+        rest = (beside(current, n), np.tile(theta, n), places(channels, n), frozen)
         way.call(kernels.fire_binary, now, head, *rest, scratch=_at_hand)
         return Spikes(bits=out, channels=channels)
 

@@ -65,7 +65,7 @@ class Synapses:
         """
         t, rows = self.total, self.total.rows
         lists = now.lists(t.full) if t.full else [_NO_LISTS]
-        x = beside(now.spikes[t.single.source].x, t.abreast) if t.single else _NO_SPIKES
+        x = self._passed_on(now) if t.single else _NO_SPIKES
         narrow = rows.narrow if rows else t.wide
 
         def work(block: Block, span: tuple[int, int, int, int]) -> None:
@@ -102,6 +102,13 @@ class Synapses:
         whole = [(0, now.samples, 0, t.positions)]
         spans = now.spans(t.positions, len(self.blocks)) if now.is_shared(cost) else whole
         now.each(run_all(work, ((block, span) for block in self.blocks for span in spans)), cost)
+
+    def _passed_on(self, now: Stretch) -> Array:
+        """What arrives channel by channel: bits, if they are there and blocks share none."""
+        assert self.total.single is not None
+        spikes = now.spikes[self.total.single.source]
+        bits = spikes.bits if all(block.first % 16 == 0 for block in self.blocks) else None
+        return beside(spikes.x if bits is None else bits, self.total.abreast)
 
     def cost(self, now: Stretch) -> float:
         """Nanoseconds, roughly: to add the rows of all events, and to update all neurons."""

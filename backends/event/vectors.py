@@ -162,31 +162,55 @@ def sum_of_rows(
 
 
 @intrinsic
-def add_product(_context, total, at, w, first, x, begin, lanes):
-    """total[at + j] += w[first + j] x[begin + j] for the block, of the elements in their order."""
+def add_taps(_context, total, at, w, x, here, widths, taps, first, last, c0, places, lanes):
+    """total[at + j] += sum of w[k, c] x[q, c], c = c0 + j, over the taps (q, k) first .. last.
+
+    x from its element `here` on: counts, or bits as uint16 of which places[c / 16] of every q holds
+    channel c. widths: elements of w for every k, of x for every q. The sums stay in registers.
+    """
     index = types.int64
-    signature = types.void(total, index, w, index, x, index, lanes)
+    signature = types.void(
+        total, index, w, x, index, widths, taps, index, index, index, places, lanes
+    )
+    packed = x.dtype == types.uint16
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        target, factors, source = (
-            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4)
+        target, factors, source, table, order = (
+            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 3, 6, 10)
         )
-        kind = target.type.pointee
+        kind, stored = target.type.pointee, source.type.pointee
         real = isinstance(kind, ir.DoubleType)
+        vector = ir.VectorType(kind, 16)
+        target, source = b.gep(target, [args[1]]), b.gep(source, [args[4]])
+        per_tap, per_place = (b.extract_value(args[5], i) for i in (0, 1))
+        blocks = range(0, 16 * len(lanes), 16)
+        first_word = b.udiv(args[9], const(16))
+        words = [b.gep(order, [b.add(first_word, const(j // 16))]) for j in blocks]
+        words = [b.load(word) for word in words] if packed else []
+        sums = [cgutils.alloca_once(b, vector) for _ in blocks]
+        for j, total in zip(blocks, sums, strict=True):
+            b.store(b.load(_at(b, target, j, kind), align=1), total)
 
-        def number(x: Any) -> Any:
-            if x.type.element == kind:
-                return x
-            return (b.sitofp if real else b.sext)(x, ir.VectorType(kind, 16))
+        def product(weight: Any, begin: Any, j: int) -> Any:
+            if packed:
+                word = b.load(b.gep(begin, [words[j // 16]]))
+                fires = b.bitcast(word, ir.VectorType(ir.IntType(1), 16))
+                return b.select(fires, weight, ir.Constant(vector, None))
+            count = b.load(_at(b, b.gep(begin, [args[9]]), j, stored), align=1)
+            if real:
+                return b.fmul(weight, b.sitofp(count, vector))
+            return b.mul(weight, count if stored == kind else b.sext(count, vector))
 
-        for j in range(0, 16 * len(lanes), 16):
-            places = [
-                place_from(b, pointer, b.add(args[i], const(j)), pointer.type.pointee)
-                for pointer, i in ((target, 1), (factors, 3), (source, 5))
-            ]
-            y, weight, count = (number(b.load(place, align=1)) for place in places)
-            product = (b.fmul if real else b.mul)(weight, count)
-            b.store((b.fadd if real else b.add)(y, product), places[0], align=1)
+        with cgutils.for_range_slice(b, args[7], args[8], const(1), _INDEX) as (r, _):
+            tap = b.gep(table, [b.mul(r, const(2))])
+            q, k = (b.sext(b.load(b.gep(tap, [const(i)])), _INDEX) for i in (0, 1))
+            row = b.gep(factors, [b.add(b.mul(k, per_tap), args[9])])
+            begin = b.gep(source, [b.mul(q, per_place)])
+            for j, total in zip(blocks, sums, strict=True):
+                more = product(b.load(_at(b, row, j, kind), align=1), begin, j)
+                b.store((b.fadd if real else b.add)(b.load(total), more), total)
+        for j, total in zip(blocks, sums, strict=True):
+            b.store(b.load(total), _at(b, target, j, kind), align=1)
         return context.get_dummy_value()
 
     return signature, codegen
