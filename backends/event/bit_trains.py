@@ -40,54 +40,60 @@ def unpack(out, bits, channels):
 
 
 @_kernel
-def count_events(words, channels, span, starts):
-    """Count the events of channels first..last, summed up into starts[b, t, 1:]; from 0 on.
+def count_events(words, channels, span, sizes):
+    """sizes[b, t] = number of the events of channels first..last.
 
     words: 64 channels each, [B, T, P, C / 64]. span: samples and steps, (first, last) each.
     """
     first, last = channels
     begin, end = first // 64, (last + 63) // 64
-    all_there = first % 64 == 0 and last % 64 == 0
     positions, each = words.shape[2:]
     for b in range(span[0], span[1]):
         for t in range(span[2], span[3]):
             n = np.uint64(0)
-            starts[b, t, 0] = 0
             here = (b * words.shape[1] + t) * positions * each
-            for q in range(positions):
-                if all_there:
+            if first == 0 and last == 64 * each:
+                for i in range(here, here + positions * each):
+                    n += ones(words.flat[i])
+            else:
+                for q in range(positions):
                     for i in range(begin, end):
-                        n += ones(words.flat[here + i])
-                else:
-                    for i in range(begin, end):
-                        n += ones(_word(words, here, i, first, last))
-                starts[b, t, q + 1] = n
-                here += each
+                        n += ones(_word(words, here + q * each, i, first, last))
+            sizes[b, t] = n
 
 
 @_kernel
-def list_events(words, channels, span, starts, codes):
-    """Write the codes of all events to their starts.
+def list_events(words, channels, span, ends, starts, codes):
+    """Write the codes of all events, those of [b, t] up to ends[b, t], and where each q starts.
 
-    How many bits of a word are set, the branch predictor cannot know. So where there are few, the
-    first four of a word are written whether there are as many or not; else eight for every byte.
-    What is too much, the next ones overwrite.
+    How many bits of a word are set, the branch predictor cannot know. So what is easy to write is
+    written: `list_word`; or, where that takes long and bits are few, the first four of a word,
+    whether there are as many or not. What is too much, the next ones overwrite.
     """
     first, last = channels
-    width, positions = last - first, words.shape[2]
+    width, positions, each = last - first, words.shape[2], words.shape[3]
     first_word, last_word = first // 64, (last + 63) // 64
     for b in range(span[0], span[1]):
-        end = starts[b, span[3] - 1, positions]  # what follows may be another thread's
+        end = ends[b, span[3] - 1]  # what follows may be another thread's
         for t in range(span[2], span[3]):
-            at = np.int64(starts[b, t, 0])
-            few = starts[b, t, positions] - at < _FEW * positions * (last_word - first_word)
+            at = starts[b, t, 0]
+            here = (b * words.shape[1] + t) * positions * each
+            few = ends[b, t] - at < _FEW * positions * (last_word - first_word)
+            few = few and not masks.compresses()
+            if first_word == 0 and last_word == each and not few and ends[b, t] + 16 < end:
+                for q in range(positions):
+                    for i in range(each):
+                        word = words.flat[here + q * each + i]
+                        masks.list_word(codes, at, word, q * width + 64 * i)
+                        at += np.int64(ones(word))
+                    starts[b, t, q + 1] = at
+                continue
             for q in range(positions):
-                here = ((b * words.shape[1] + t) * positions + q) * words.shape[3]
                 for i in range(first_word, last_word):
-                    word = _word(words, here, i, first, last)
+                    word = _word(words, here + q * each, i, first, last)
                     code = q * width + 64 * i - first
                     n = np.int64(ones(word))
-                    if at + n + 8 > end or (few and n > 4):
+                    if at + n + 16 > end or (few and n > 4):
                         for j in range(n):
                             codes[at + j] = code + np.int64(lowest_bit(word))
                             word &= word - np.uint64(1)
@@ -96,13 +102,9 @@ def list_events(words, channels, span, starts, codes):
                             codes[at + j] = code + np.int64(lowest_bit(word))
                             word &= word - np.uint64(1)
                     else:
-                        to = at
-                        for k in range(min(8, (last - 64 * i + 7) // 8)):
-                            byte = word & np.uint64(255)
-                            masks.list_byte(codes, to, byte, code + 8 * k)
-                            to += np.int64(ones(byte))
-                            word >>= np.uint64(8)
+                        masks.list_word(codes, at, word, code)
                     at += n
+                starts[b, t, q + 1] = at
 
 
 @_kernel

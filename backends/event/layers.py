@@ -61,7 +61,9 @@ class Rows(NamedTuple):
 def places(channels: int, abreast: int = 1) -> Array:
     """Where each 16 channels of outputs side by side are among their bits (see `Spikes`)."""
     words = -(-channels // 64) * 4
-    return np.add.outer(words * np.arange(abreast), np.arange(-(-channels // 16))).reshape(-1)
+    first, more = words * np.arange(abreast), np.arange(-(-channels // 16))
+    found: Array = (first[:, None] + more).reshape(-1)
+    return found
 
 
 NO_TAPS = Taps(np.zeros((0, 0), np.int32), _NONE, np.zeros((0, 2), np.int32), places(0))

@@ -128,6 +128,7 @@ class Spikes:
         """Count the events of these channels, then write them down."""
         starts = memory.empty((self.samples, self.steps, self.positions + 1), np.int32)
         plain = np.ones((self.samples, self.steps), np.bool_)
+        sizes: Array = np.empty((self.samples, self.steps), np.int32)
         spans = self._spans(self._look)
         words = None if self.bits is None else self.bits.view(np.uint64)
 
@@ -135,24 +136,28 @@ class Spikes:
             if words is not None:
                 # Bits beyond the channels are 0: whole words are quicker.
                 upto = last if last < self.channels else 64 * words.shape[3]
-                bit_trains.count_events(words, (first, upto), spans[i], starts)
+                bit_trains.count_events(words, (first, upto), spans[i], sizes)
             else:
                 trains.count_events(self.x, (first, last), spans[i], starts, plain)
 
         each((partial(count, i) for i in range(len(spans))), self._look)
-        sizes = starts[..., -1].astype(np.int64)
-        ends = np.cumsum(sizes).reshape(sizes.shape)
-        if ends[-1, -1] >= 2**31:
+        sizes = sizes if words is not None else starts[..., -1]
+        ends = np.cumsum(sizes, dtype=np.int64).reshape(sizes.shape)
+        size = int(ends[-1, -1])
+        if size >= 2**31:
             raise _too_many()
-        starts += (ends - sizes)[..., None].astype(np.int32)
-        size = ends[-1, -1]
+        begins = (ends - sizes).astype(np.int32)
         codes = memory.empty((size + PAST,), np.int32)[:size]
         kind = np.dtype(np.int8) if self.bits is not None else self.x.dtype
         counts = memory.empty((size + PAST if self.bits is None else PAST,), kind)[:size]
+        if words is not None:
+            starts[..., 0] = begins
+        else:
+            starts += begins[..., None]
 
         def write(span: tuple[int, int, int, int]) -> None:
             if words is not None:
-                bit_trains.list_events(words, (first, last), span, starts, codes)
+                bit_trains.list_events(words, (first, last), span, ends, starts, codes)
             else:
                 trains.list_events(self.x, (first, last), span, starts, plain, codes, counts)
 
