@@ -18,6 +18,8 @@ _part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinlin
 _FEW = 2
 #: As many words of 64 bits as it has.
 _CACHE_LINE = (0,) * 8
+#: Steps whose bits are counted before their number is added: few enough pages, and up to 255.
+_TOGETHER = 64
 
 
 @_part
@@ -108,18 +110,24 @@ def list_events(words, channels, span, ends, starts, codes):
 
 
 @_kernel
-def add_bits(bits, span, totals):
-    """totals[P 16 words] += bits, for samples and steps of the span."""
+def sum_bits(bits, span, totals):
+    """totals[P 16 words] = sum of the bits, for samples and steps of the span."""
     line = totals.size // 16
-    for b in range(span[0], span[1]):
-        for t in range(span[2], span[3], 255):
-            n = min(255, span[3] - t)
-            at = (b * bits.shape[1] + t) * line
-            whole = line // 32 * 32
+    whole = line // 32 * 32
+    steps, length = bits.shape[1], span[3] - span[2]
+    runs = span[1] - span[0]
+    if length == steps:  # samples follow on each other
+        runs, length = 1, runs * steps
+    for run in range(runs):
+        first = (span[0] + run) * steps + span[2]
+        for begin in range(first, first + length, _TOGETHER):
+            n = min(_TOGETHER, first + length - begin)
+            at = begin * line
+            more = run > 0 or begin > first
             for i in range(0, whole, 32):
-                masks.count_bits(totals, 16 * i, bits, at + i, line, n, _CACHE_LINE)
+                masks.count_bits(totals, 16 * i, bits, at + i, line, n, more, _CACHE_LINE)
             for i in range(whole, line, 4):
-                masks.count_bits(totals, 16 * i, bits, at + i, line, n, (0,))
+                masks.count_bits(totals, 16 * i, bits, at + i, line, n, more, (0,))
 
 
 @_kernel

@@ -112,7 +112,7 @@ class Episode:
             value, name = layer.node.outputs[0], layer.name
             if value in now.spikes:
                 spikes = now.spikes[value]
-                counts = spikes.totals(now.each).T.astype(np.int64)  # as they lie in memory
+                counts = spikes.totals(now.each).T
                 trains = spikes.x.transpose(1, 0, 3, 2) if self.observe.spikes else None
             else:
                 sent = now.dense[value].reshape(now.samples, now.steps, *shape(value))

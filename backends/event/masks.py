@@ -201,17 +201,18 @@ def rise_bits(_context, out, at, totals, base, top, here, taps, begin, end, chan
 
 
 @intrinsic
-def count_bits(_context, totals, here, x, at, stride, n, words):
-    """totals[here + i] += how often bit i of x[at + k stride:] is set, k < n <= 255.
+def count_bits(_context, totals, here, x, at, stride, n, more, words):
+    """totals[here + i] = how often bit i of x[at + k stride:] is set, k < n <= 255; + if `more`.
 
     i < 64 len(words). As many words as a cache line has make it quick.
     """
     index = types.int64
-    signature = types.void(totals, index, x, index, index, index, words)
-    vector, wide = (ir.VectorType(ir.IntType(w), 64) for w in (8, 32))
+    signature = types.void(totals, index, x, index, index, index, more, words)
+    vector = ir.VectorType(ir.IntType(8), 64)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
+        wide = ir.VectorType(target.type.pointee, 64)
         counts = [cgutils.alloca_once(b, vector) for _ in words]
         for count in counts:
             b.store(ir.Constant(vector, None), count)
@@ -222,11 +223,20 @@ def count_bits(_context, totals, here, x, at, stride, n, words):
                 word = b.load(b.gep(row, [const(j)]), align=2)
                 ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 64)), vector)
                 b.store(b.add(b.load(count), ones), count)
-        for j, count in enumerate(counts):
-            place = b.gep(target, [b.add(args[1], const(64 * j))])
-            place = b.bitcast(place, wide.as_pointer())
-            more = b.add(b.load(place, align=4), b.zext(b.load(count), wide))
-            b.store(more, place, align=4)
+
+        def write(adds: bool) -> None:
+            for j, count in enumerate(counts):
+                place = b.gep(target, [b.add(args[1], const(64 * j))])
+                place = b.bitcast(place, wide.as_pointer())
+                found = b.zext(b.load(count), wide)
+                found = b.add(b.load(place, align=8), found) if adds else found
+                b.store(found, place, align=8)
+
+        with b.if_else(b.trunc(args[6], ir.IntType(1))) as (again, first):
+            with again:
+                write(True)
+            with first:
+                write(False)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -79,33 +79,35 @@ class Spikes:
 
     def totals(self, each: Each) -> Array:
         """|count| of every neuron, [P, C], summed over samples and steps."""
-        if self._totals is None and self.silent:
-            self._totals = self._zeros().reshape(self.positions, -1)
         if self._totals is None:
-            spans = self._spans(self._look)
-            sums = [self._zeros() for _ in spans]
-            listed = self._lists.get(1)
-            few = listed is not None and len(listed[0].codes) < _SPARSE * self.size
-
-            def work(i: int) -> None:
-                if self.bits is not None:
-                    bit_trains.add_bits(self.bits, spans[i], sums[i])
-                elif few and listed:
-                    trains.add_events(*listed[0], spans[i], sums[i])
-                else:
-                    trains.add_counts(self.x, spans[i], sums[i])
-
-            each((partial(work, i) for i in range(len(sums))), self._look)
-            total: Array = sums[0]
-            if len(sums) > 1:
-                total = np.asarray(np.sum(sums, 0, dtype=np.int64))
+            channels = self.channels if self.bits is None else 16 * self.bits.shape[3]
+            total = self._summed(self.positions * channels, each)
             self._totals = total.reshape(self.positions, -1)[:, : self.channels]
         return self._totals
 
-    def _zeros(self) -> Array:
-        """For the sum of every neuron's counts; for that of every bit, if there are bits."""
-        channels = self.channels if self.bits is None else 16 * self.bits.shape[3]
-        return np.zeros(self.positions * channels, np.int32)
+    def _summed(self, size: int, each: Each) -> Array:
+        """The same of `size` places, int64: of every count, or of every bit, if there are bits."""
+        if self.silent:
+            return memory.zeros((size,), np.int64)
+        spans = self._spans(self._look)
+        listed = self._lists.get(1)
+        few = listed is not None and len(listed[0].codes) < _SPARSE * self.size
+        if self.bits is not None:
+            sums = [memory.empty((size,), np.int64) for _ in spans]
+        else:
+            sums = [memory.zeros((size,), np.int32) for _ in spans]
+
+        def work(i: int) -> None:
+            if self.bits is not None:
+                bit_trains.sum_bits(self.bits, spans[i], sums[i])
+            elif few and listed:
+                trains.add_events(*listed[0], spans[i], sums[i])
+            else:
+                trains.add_counts(self.x, spans[i], sums[i])
+
+        each((partial(work, i) for i in range(len(sums))), self._look)
+        total: Array = sums[0] if len(sums) == 1 else np.sum(sums, 0, dtype=np.int64)
+        return total.astype(np.int64, copy=False)
 
     def _spans(self, work: float) -> list[tuple[int, int, int, int]]:
         """Pieces of so many nanoseconds of work, for some threads."""
