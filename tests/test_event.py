@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterable
 from itertools import product
+from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 
@@ -459,6 +463,33 @@ def test_events_are_listed_in_order(seed: int) -> None:
             here = np.diff(found.starts[b, t])
             np.testing.assert_array_equal(here, (part[b, t] != 0).sum(1))
     np.testing.assert_array_equal(spikes.totals(each), np.abs(x.astype(int)).sum((0, 1)))
+
+
+def test_older_processors_list_the_same_events(tmp_path: Path) -> None:
+    """Those that cannot compress a vector of bytes: few events and many, whole words and groups."""
+    script = """
+import numba, numpy as np
+from backends.event import masks
+from backends.event.spikes import Spikes
+assert not numba.njit(lambda: masks.compresses())()
+rng = np.random.default_rng(1)
+for channels, groups, rate in [(64, 1, 0.01), (128, 1, 0.3), (24, 1, 0.9), (96, 2, 0.2)]:
+    x = rng.random((2, 5, 30, channels)) < rate
+    padded = np.zeros((2, 5, 30, -(-channels // 64) * 64), bool)
+    padded[..., :channels] = x
+    bits = np.packbits(padded, axis=-1, bitorder="little").view(np.uint16)
+    spikes = Spikes(bits=bits, channels=channels)
+    lists = spikes.lists(groups, lambda tasks, _: [task() for task in tasks])
+    for part, found in zip(np.split(x, groups, 3), lists):
+        flat = part.reshape(2, 5, -1)
+        expected = [np.flatnonzero(flat[b, t]) for b in range(2) for t in range(5)]
+        assert (found.codes == np.concatenate(expected)).all()
+        assert (np.diff(found.starts) == part.sum(3)).all()
+"""
+    env = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env=env, cwd=Path(__file__).parents[1]
+    )
 
 
 def test_bits_are_counted_over_many_steps() -> None:

@@ -65,15 +65,17 @@ def count_events(words, channels, span, sizes):
 
 
 @_kernel
-def list_events(words, channels, span, ends, starts, codes):
+def list_events(words, channels, width, span, ends, starts, codes):
     """Write the codes of all events, those of [b, t] up to ends[b, t], and where each q starts.
+
+    width: the number of channels; bits beyond them, up to the last, are 0.
 
     How many bits of a word are set, the branch predictor cannot know. So what is easy to write is
     written: `list_word`; or, where that takes long and bits are few, the first four of a word,
     whether there are as many or not. What is too much, the next ones overwrite.
     """
     first, last = channels
-    width, positions, each = last - first, words.shape[2], words.shape[3]
+    positions, each = words.shape[2:]
     first_word, last_word = first // 64, (last + 63) // 64
     for b in range(span[0], span[1]):
         end = ends[b, span[3] - 1]  # what follows may be another thread's
@@ -82,7 +84,7 @@ def list_events(words, channels, span, ends, starts, codes):
             here = (b * words.shape[1] + t) * positions * each
             few = ends[b, t] - at < _FEW * positions * (last_word - first_word)
             few = few and not masks.compresses()
-            if first_word == 0 and last_word == each and not few and ends[b, t] + 16 < end:
+            if first == 0 and last == 64 * each and not few and ends[b, t] + 16 < end:
                 for q in range(positions):
                     for i in range(each):
                         word = words.flat[here + q * each + i]

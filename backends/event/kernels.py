@@ -99,10 +99,18 @@ def _copy(target, to, source, at, width):
             target.flat[to + j] = source.flat[at + j]
 
 
+@_part
+def _place(array, b, p):
+    """The first element of [b, p] in an array [B or 1, P or 1, C]."""
+    b, p = min(b, array.shape[0] - 1), min(p, array.shape[1] - 1)
+    return (b * array.shape[1] + p) * array.shape[2]
+
+
 @_kernel
 def fire_on_grid(
     out,
     flat,
+    before,
     v,
     sent,
     span,
@@ -121,6 +129,7 @@ def fire_on_grid(
     """IF neurons, all in integers: v[B, P, C] int32, in units of 2^-k; thresholds 2^shift units.
 
     U = V + I;  s = clip(floor(U / theta), -gamma_neg, gamma), at least -C;  V = U - theta s.
+    before: V at the begin, [B or 1, P or 1, C]; v: V at the end, empty if nobody will need it.
     span: samples and positions, (first, last) each. block: first output channel and their number.
     bias: [B or 1, P or 1, C]. limits: gamma, gamma_neg. delay: how many of these steps are frozen.
     sent: C, [B, P, C], empty if gamma_neg is 0. flat: `out` without its axes.
@@ -139,12 +148,10 @@ def fire_on_grid(
             upto = min(begin + chunk, end)
             for p in range(begin, upto):
                 here = (p - begin) * length
-                at = (b * positions + p) * channels + c0
-                b_, p_ = min(b, bias.shape[0] - 1), min(p, bias.shape[1] - 1)
-                _copy(u, here, v, at, width)
-                _copy(constant, here, bias, (b_ * bias.shape[1] + p_) * channels + c0, width)
+                _copy(u, here, before, _place(before, b, p) + c0, width)
+                _copy(constant, here, bias, _place(bias, b, p) + c0, width)
                 if gamma_neg:
-                    _copy(count, here, sent, at, width)
+                    _copy(count, here, sent, (b * positions + p) * channels + c0, width)
             for t in range(steps):
                 for p in range(begin, upto):
                     here = (p - begin) * length
@@ -171,14 +178,15 @@ def fire_on_grid(
             for p in range(begin, upto):
                 here = (p - begin) * length
                 at = (b * positions + p) * channels + c0
-                _copy(v, at, u, here, width)
+                if v.size:
+                    _copy(v, at, u, here, width)
                 if gamma_neg:
                     _copy(sent, at, count, here, width)
 
 
 @_kernel
 def fire_binary(
-    out, v, span, block, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
+    out, before, v, span, block, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
 ):
     """IF neurons that fire at most once, all in integers, as `fire_on_grid`.
 
@@ -191,7 +199,7 @@ def fire_binary(
     u, narrow, rows, factors, constant, threshold = scratch
     length = 16 * len(lanes)
     steps, positions, words = out.shape[1:]
-    channels = v.shape[2]
+    channels = bias.shape[2]
     chunk = u.size // length
     for j in range(length):
         threshold[j] = theta[c0 + j] if j < width else np.int32(2147483647)  # nobody is there
@@ -200,9 +208,8 @@ def fire_binary(
             upto = min(begin + chunk, end)
             for p in range(begin, upto):
                 here = (p - begin) * length
-                b_, p_ = min(b, bias.shape[0] - 1), min(p, bias.shape[1] - 1)
-                _copy(u, here, v, (b * positions + p) * channels + c0, width)
-                _copy(constant, here, bias, (b_ * bias.shape[1] + p_) * channels + c0, width)
+                _copy(u, here, before, _place(before, b, p) + c0, width)
+                _copy(constant, here, bias, _place(bias, b, p) + c0, width)
             for t in range(steps):
                 for p in range(begin, upto):
                     here = (p - begin) * length
@@ -223,7 +230,7 @@ def fire_binary(
                         u, here, constant, threshold, narrow, w, rows, factors, done, n, scaled,
                         out, at, places, lanes,
                     )  # fmt: skip
-            for p in range(begin, upto):
+            for p in range(begin, upto if v.size else begin):
                 at = (b * positions + p) * channels + c0
                 _copy(v, at, u, (p - begin) * length, width)
 

@@ -103,7 +103,8 @@ class Neurons:
         out = make((*lead, words), np.uint16)
         way = self._way(now)
         n = way.total.abreast
-        head = (beside(out, n), beside(self._potentials(now, k)[0], n))
+        before, v, _ = self._potentials(now, k)
+        head = (beside(out, n), beside(before, n), beside(v, n))
         rest = (beside(current, n), np.tile(theta, n), places(channels, n), frozen)
         way.call(kernels.fire_binary, now, head, *rest, scratch=_at_hand)
         return Spikes(bits=out, channels=channels)
@@ -114,8 +115,8 @@ class Neurons:
         shift = (k + np.log2(n.theta)).astype(np.int32)
         way = self._way(now)
         side = way.total.abreast
-        v, sent = self._potentials(now, k)
-        head = (beside(out, side), out.reshape(-1), beside(v, side), beside(sent, side))
+        state = (beside(a, side) for a in self._potentials(now, k))
+        head = (beside(out, side), out.reshape(-1), *state)
         limits = (int(n.gamma), int(n.gamma_neg))
         rest = (beside(current, side), np.tile(shift, side), limits, frozen)
 
@@ -131,16 +132,23 @@ class Neurons:
         """The quickest of the ways to compute the same, at the activity there is."""
         return min(self.ways, key=lambda way: way.cost(now)) if self.ways[1:] else self.first
 
-    def _potentials(self, now: Stretch, k: Array) -> tuple[Array, Array]:
-        """The state: V [B, P, C] in units of 2^-k, and what was sent, if that matters."""
-        if self.node not in now.states:
-            shape = (now.samples, self.positions, self.channels)
-            v_init = np.ldexp(self.neuron.v_init, k).astype(np.int32)
-            v = memory.full(shape, v_init, np.int32)
-            sent = memory.zeros(shape if self.neuron.gamma_neg else (0, 0, 0), np.int32)
-            now.states[self.node] = v, sent
-        found: tuple[Array, Array] = now.states[self.node]
-        return found
+    def _potentials(self, now: Stretch, k: Array) -> tuple[Array, Array, Array]:
+        """V before the stretch, room for V after it, and what was sent.
+
+        In units of 2^-k, [B or 1, P or 1, C]; what does not matter is empty.
+        """
+        whole = (now.samples, self.positions, self.channels)
+        ends = now.before + now.steps == now.timesteps
+        nothing = np.zeros((0, 0, 0), np.int32)
+        if self.node in now.states:
+            before, sent = now.states[self.node]
+            after = nothing if ends else before
+        else:
+            before = np.ldexp(self.neuron.v_init, k).astype(np.int32)[None]
+            sent = memory.zeros(whole, np.int32) if self.neuron.gamma_neg else nothing
+            after = nothing if ends else memory.empty(whole, np.int32)
+        now.states[self.node] = after, sent
+        return before, after, sent
 
     def _counts(self, now: Stretch) -> Array:
         """Room for counts."""

@@ -106,7 +106,7 @@ class Spikes:
                 trains.add_counts(self.x, spans[i], sums[i])
 
         each((partial(work, i) for i in range(len(sums))), self._look)
-        total: Array = sums[0] if len(sums) == 1 else np.sum(sums, 0, dtype=np.int64)
+        total = sums[0] if len(sums) == 1 else np.asarray(np.sum(sums, 0, dtype=np.int64))
         return total.astype(np.int64, copy=False)
 
     def _spans(self, work: float) -> list[tuple[int, int, int, int]]:
@@ -133,11 +133,11 @@ class Spikes:
         sizes: Array = np.empty((self.samples, self.steps), np.int32)
         spans = self._spans(self._look)
         words = None if self.bits is None else self.bits.view(np.uint64)
+        # Bits beyond the channels are 0: whole words are quicker.
+        upto = last if words is None or last < self.channels else 64 * words.shape[3]
 
         def count(i: int) -> None:
             if words is not None:
-                # Bits beyond the channels are 0: whole words are quicker.
-                upto = last if last < self.channels else 64 * words.shape[3]
                 bit_trains.count_events(words, (first, upto), spans[i], sizes)
             else:
                 trains.count_events(self.x, (first, last), spans[i], starts, plain)
@@ -159,7 +159,8 @@ class Spikes:
 
         def write(span: tuple[int, int, int, int]) -> None:
             if words is not None:
-                bit_trains.list_events(words, (first, last), span, ends, starts, codes)
+                width = last - first
+                bit_trains.list_events(words, (first, upto), width, span, ends, starts, codes)
             else:
                 trains.list_events(self.x, (first, last), span, starts, plain, codes, counts)
 

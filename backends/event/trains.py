@@ -16,7 +16,7 @@ _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
 _part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)
 
 #: Positions that `bring` takes at a time: few enough for their lines to stay in the cache.
-_TOGETHER = 16
+TILE = 64
 
 
 @_part
@@ -208,17 +208,30 @@ def sum_steps(out, x, upto):
 
 
 @_kernel
-def bring(out, x, bias, scale):
-    """out[p, c] = (x[c, p] + bias[p, c]) scale[c], bias [1 or P, C]; whether all are whole."""
+def bring(out, x, bias, scale, tile):
+    """out[p, c] = (x[c, p] + bias[p, c]) scale[c], bias [1 or P, C]; whether all are whole.
+
+    tile [C, TILE]: computed along positions, in vectors, then turned.
+    """
     channels, positions = x.shape
-    same = bias.shape[0] == 1
     wrong = 0
-    for begin in range(0, positions, _TOGETHER):
+    for begin in range(0, positions, tile.shape[1]):
+        n = min(tile.shape[1], positions - begin)
         for c in range(channels):
-            unit, everywhere = scale[c], bias[0, c]
-            for p in range(begin, min(begin + _TOGETHER, positions)):
-                scaled = (x[c, p] + (everywhere if same else bias[p, c])) * unit
-                whole = np.int32(scaled)
-                wrong += whole != scaled
-                out[p, c] = whole
+            unit, same = scale[c], bias[0, c]
+            off = np.int32(0)
+            if bias.shape[0] == 1:
+                for p in range(n):
+                    scaled = (x[c, begin + p] + same) * unit
+                    tile[c, p] = np.int32(scaled)
+                    off += np.int32(tile[c, p] != scaled)
+            else:
+                for p in range(n):
+                    scaled = (x[c, begin + p] + bias[begin + p, c]) * unit
+                    tile[c, p] = np.int32(scaled)
+                    off += np.int32(tile[c, p] != scaled)
+            wrong += off
+        for p in range(n):
+            for c in range(channels):
+                out[begin + p, c] = tile[c, p]
     return wrong == 0
