@@ -447,7 +447,7 @@ def test_events_are_listed_in_order(seed: int) -> None:
         spikes = Spikes(bits=bits, channels=shape[3])
         np.testing.assert_array_equal(spikes.x, x)
     if rng.random() < 0.5:
-        np.testing.assert_array_equal(spikes.totals(each), np.abs(x.astype(int)).sum((0, 1)))
+        np.testing.assert_array_equal(spikes.totals(), np.abs(x.astype(int)).sum((0, 1)))
     lists = spikes.lists(groups, each)
     width = shape[3] // groups
     for g, found in enumerate(lists):
@@ -462,7 +462,7 @@ def test_events_are_listed_in_order(seed: int) -> None:
                 np.testing.assert_array_equal(counts, flat[codes])
             here = np.diff(found.starts[b, t])
             np.testing.assert_array_equal(here, (part[b, t] != 0).sum(1))
-    np.testing.assert_array_equal(spikes.totals(each), np.abs(x.astype(int)).sum((0, 1)))
+    np.testing.assert_array_equal(spikes.totals(), np.abs(x.astype(int)).sum((0, 1)))
 
 
 def test_older_processors_list_the_same_events(tmp_path: Path) -> None:
@@ -495,7 +495,7 @@ for channels, groups, rate in [(64, 1, 0.01), (128, 1, 0.3), (24, 1, 0.9), (96, 
 def test_bits_are_counted_over_many_steps() -> None:
     ones = np.random.default_rng(1).random((2, 600, 9, 64)) < 0.9
     bits = np.packbits(ones, axis=-1, bitorder="little").view(np.uint16)
-    found = Spikes(bits=bits, channels=64).totals(each)
+    found = Spikes(bits=bits, channels=64).totals()
     np.testing.assert_array_equal(found, ones.sum((0, 1)))
 
 

@@ -112,24 +112,18 @@ def list_events(words, channels, width, span, ends, starts, codes):
 
 
 @_kernel
-def sum_bits(bits, span, totals):
-    """totals[P 16 words] = sum of the bits, for samples and steps of the span."""
+def sum_bits(bits, totals):
+    """totals[P 16 words] = sum of the bits over samples and steps."""
     line = totals.size // 16
     whole = line // 32 * 32
-    steps, length = bits.shape[1], span[3] - span[2]
-    runs = span[1] - span[0]
-    if length == steps:  # samples follow on each other
-        runs, length = 1, runs * steps
-    for run in range(runs):
-        first = (span[0] + run) * steps + span[2]
-        for begin in range(first, first + length, _TOGETHER):
-            n = min(_TOGETHER, first + length - begin)
-            at = begin * line
-            more = run > 0 or begin > first
-            for i in range(0, whole, 32):
-                masks.count_bits(totals, 16 * i, bits, at + i, line, n, more, _CACHE_LINE)
-            for i in range(whole, line, 4):
-                masks.count_bits(totals, 16 * i, bits, at + i, line, n, more, (0,))
+    rows = bits.shape[0] * bits.shape[1]
+    for begin in range(0, rows, _TOGETHER):
+        n = min(_TOGETHER, rows - begin)
+        at = begin * line
+        for i in range(0, whole, 32):
+            masks.count_bits(totals, 16 * i, bits, at + i, line, n, begin > 0, _CACHE_LINE)
+        for i in range(whole, line, 4):
+            masks.count_bits(totals, 16 * i, bits, at + i, line, n, begin > 0, (0,))
 
 
 @_kernel

@@ -108,15 +108,18 @@ class Episode:
         return {v: a for v, a in found.items() if v not in program.constants}
 
     def _record(self, now: Stretch) -> None:
+        sent = [layer.node.outputs[0] for layer in self.program.network.layers]
+        spiking = [now.spikes[value] for value in sent if value in now.spikes]
+        now.each([spikes.totals for spikes in spiking], sum(spikes.look for spikes in spiking))
         for layer in self.program.network.layers:
             value, name = layer.node.outputs[0], layer.name
             if value in now.spikes:
                 spikes = now.spikes[value]
-                counts = spikes.totals(now.each).T
+                counts = spikes.totals().T
                 trains = spikes.x.transpose(1, 0, 3, 2) if self.observe.spikes else None
             else:
-                sent = now.dense[value].reshape(now.samples, now.steps, *shape(value))
-                trains = np.rint(sent / layer.unit).swapaxes(0, 1)
+                dense = now.dense[value].reshape(now.samples, now.steps, *shape(value))
+                trains = np.rint(dense / layer.unit).swapaxes(0, 1)
                 counts = np.abs(trains).sum((0, 1)).astype(np.int64)
             if name in self.counts:
                 self.counts[name] += counts.reshape(shape(value))

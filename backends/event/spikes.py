@@ -77,44 +77,34 @@ class Spikes:
         """Neurons times steps times samples."""
         return self.samples * self.steps * self.positions * self.channels
 
-    def totals(self, each: Each) -> Array:
+    def totals(self) -> Array:
         """|count| of every neuron, [P, C], summed over samples and steps."""
         if self._totals is None:
             channels = self.channels if self.bits is None else 16 * self.bits.shape[3]
-            total = self._summed(self.positions * channels, each)
+            total = self._summed(self.positions * channels)
             self._totals = total.reshape(self.positions, -1)[:, : self.channels]
         return self._totals
 
-    def _summed(self, size: int, each: Each) -> Array:
+    def _summed(self, size: int) -> Array:
         """The same of `size` places, int64: of every count, or of every bit, if there are bits."""
-        if self.silent:
-            return memory.zeros((size,), np.int64)
-        spans = self._spans(self._look)
-        listed = self._lists.get(1)
-        few = listed is not None and len(listed[0].codes) < _SPARSE * self.size
         if self.bits is not None:
-            sums = [memory.empty((size,), np.int64) for _ in spans]
-        else:
-            sums = [memory.zeros((size,), np.int32) for _ in spans]
-
-        def work(i: int) -> None:
-            if self.bits is not None:
-                bit_trains.sum_bits(self.bits, spans[i], sums[i])
-            elif few and listed:
-                trains.add_events(*listed[0], spans[i], sums[i])
-            else:
-                trains.add_counts(self.x, spans[i], sums[i])
-
-        each((partial(work, i) for i in range(len(sums))), self._look)
-        total = sums[0] if len(sums) == 1 else np.asarray(np.sum(sums, 0, dtype=np.int64))
-        return total.astype(np.int64, copy=False)
+            sums = memory.empty((size,), np.int64)
+            bit_trains.sum_bits(self.bits, sums)
+            return sums
+        total = memory.zeros((size,), np.int32)
+        listed = self._lists.get(1)
+        if listed is not None and len(listed[0].codes) < _SPARSE * self.size:
+            trains.add_events(*listed[0], total)
+        elif not self.silent:
+            trains.add_counts(self.x, total)
+        return total.astype(np.int64)
 
     def _spans(self, work: float) -> list[tuple[int, int, int, int]]:
         """Pieces of so many nanoseconds of work, for some threads."""
         return stretches(self.samples, self.steps, 4 if work > WORTH else 1)
 
     @property
-    def _look(self) -> float:
+    def look(self) -> float:
         """Nanoseconds to look at everything."""
         return (_LOOK if self.bits is None else _LOOK_AT_BIT) * self.size
 
@@ -131,7 +121,7 @@ class Spikes:
         starts = memory.empty((self.samples, self.steps, self.positions + 1), np.int32)
         plain = np.ones((self.samples, self.steps), np.bool_)
         sizes: Array = np.empty((self.samples, self.steps), np.int32)
-        spans = self._spans(self._look)
+        spans = self._spans(self.look)
         words = None if self.bits is None else self.bits.view(np.uint64)
         # Bits beyond the channels are 0: whole words are quicker.
         upto = last if words is None or last < self.channels else 64 * words.shape[3]
@@ -142,7 +132,7 @@ class Spikes:
             else:
                 trains.count_events(self.x, (first, last), spans[i], starts, plain)
 
-        each((partial(count, i) for i in range(len(spans))), self._look)
+        each((partial(count, i) for i in range(len(spans))), self.look)
         sizes = sizes if words is not None else starts[..., -1]
         ends = np.cumsum(sizes, dtype=np.int64).reshape(sizes.shape)
         size = int(ends[-1, -1])
@@ -164,7 +154,7 @@ class Spikes:
             else:
                 trains.list_events(self.x, (first, last), span, starts, plain, codes, counts)
 
-        work = self._look + _WRITE * size
+        work = self.look + _WRITE * size
         each((partial(write, span) for span in self._spans(work)), work)
         return Lists(codes, counts, starts, plain)
 

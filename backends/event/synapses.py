@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +15,9 @@ from snncompiler.graph import Array, attribute, constant, shape, weights
 
 #: Output channels that one call of a kernel computes: how many fit its registers.
 LANES = (128, 112, 96, 80, 64, 48, 32, 16)
-#: Bytes of weights that one block of outputs may use, to stay in a core's cache.
-_CACHE = 640 << 10
+#: Bytes of weights that one block of outputs may use, to stay in a core's cache: three fifths of
+#: it, and this many at least.
+_SHARE, _LEAST = 0.6, 640 << 10
 
 
 class Block(NamedTuple):
@@ -112,12 +114,13 @@ def _gain(node: ir.Node) -> Connection | None:
 def blocks(w: Array, groups: int) -> list[Block]:
     """Cut the outputs of weights [taps, channels, outputs] into blocks of full vectors."""
     rows, width = w.shape[0] * w.shape[1], w.shape[2] // groups
+    room = max(_LEAST, int(_SHARE * _own_cache()))
     flat = w.reshape(rows, w.shape[2])
     result = []
     for group in range(groups):
         first, left = group * width, width
         while left:
-            fitting = (n for n in LANES if n < left + 16 and rows * n * w.itemsize <= _CACHE)
+            fitting = (n for n in LANES if n < left + 16 and rows * n * w.itemsize <= room)
             lanes = next(fitting, LANES[-1])
             used = min(lanes, left)
             part = aligned.zeros((rows + 1, lanes), w.dtype)
@@ -125,3 +128,11 @@ def blocks(w: Array, groups: int) -> list[Block]:
             result.append(Block(group, first, used, part))
             first, left = first + used, left - used
     return result
+
+
+def _own_cache() -> int:
+    """Bytes of a core's second-level cache, as far as the system tells."""
+    try:
+        return os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0

@@ -65,11 +65,11 @@ def count_events(x, channels, span, starts, plain):
 
 
 @_kernel
-def add_counts(x, span, totals):
-    """totals[P C] += |x[b, t]| for samples and steps of the span."""
+def add_counts(x, totals):
+    """totals[P C] += |x[b, t]| for all samples and steps."""
     whole = totals.size // 16 * 16
-    for b in range(span[0], span[1]):
-        for t in range(span[2], span[3]):
+    for b in range(x.shape[0]):
+        for t in range(x.shape[1]):
             at = (b * x.shape[1] + t) * totals.size
             add_up(totals, 0, x, at, whole, True)
             for f in range(whole, totals.size):
@@ -77,10 +77,10 @@ def add_counts(x, span, totals):
 
 
 @_kernel
-def add_events(codes, counts, starts, plain, span, totals):
+def add_events(codes, counts, starts, plain, totals):
     """The same from the events of all channels."""
-    for b in range(span[0], span[1]):
-        for t in range(span[2], span[3]):
+    for b in range(starts.shape[0]):
+        for t in range(starts.shape[1]):
             for e in range(starts[b, t, 0], starts[b, t, starts.shape[2] - 1]):
                 totals[codes[e]] += 1 if plain[b, t] else abs(np.int32(counts[e]))
 
