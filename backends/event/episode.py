@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.definitions import Values, evaluate
+from backends.event.crew import Crew
 from backends.event.stretch import Stretch
 from backends.event.tail import Sums
 from snncompiler.graph import Array, shape
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Episode:
     """One part of the samples x, run stretch by stretch.
 
-    stop: to be set by whoever wants no more of it. pool: threads for the tasks of a stage.
+    stop: to be set by whoever wants no more of it. crew: threads for the tasks of a stage.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class Episode:
         timesteps: int,
         observe: Observe,
         stop: Event,
-        pool: Executor | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.program, self.x, self.timesteps, self.observe = program, x, timesteps, observe
-        self.stop, self.pool = stop, pool
+        self.stop, self.crew = stop, crew
         self.kept = observe.kept_steps(timesteps)
         self.rows: Array = np.arange(len(x))  # the samples that still run
         self.taken = np.full(len(x), timesteps)
@@ -62,7 +62,7 @@ class Episode:
                 states,
                 grids,
                 program.plan.units,
-                self.pool,
+                self.crew,
                 program.threads,
                 self.stop,
             )

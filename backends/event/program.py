@@ -22,6 +22,7 @@ import onnx_ir as ir
 from backends.base import READOUT, Network, Progress, size, take_apart, unsupported
 from backends.definitions import Values, is_known, parameters_of
 from backends.event import plan as plans
+from backends.event.crew import Crew
 from backends.event.dense import Definition, Summed
 from backends.event.episode import Episode
 from backends.event.int8 import to_int8
@@ -116,12 +117,13 @@ class EventProgram:
                 progress(sum(t.samples for t in traces.values()) * timesteps, len(x) * timesteps)
 
         stop = Event()
+        crew: Crew | None = None
         with workers(self.threads) as pool:
             try:
                 if len(parts) == 1 or self.threads == 1:
-                    inner = pool if self.threads > 1 else None
+                    crew = Crew(pool, self.threads - 1, stop) if self.threads > 1 else None
                     for i, part in enumerate(parts):
-                        finish(i, Episode(self, x[part], timesteps, observe, stop, inner).run())
+                        finish(i, Episode(self, x[part], timesteps, observe, stop, crew).run())
                 else:
                     episodes = (Episode(self, x[p], timesteps, observe, stop) for p in parts)
                     futures = {pool.submit(e.run): i for i, e in enumerate(episodes)}
@@ -129,6 +131,8 @@ class EventProgram:
                         finish(futures[future], future.result())
             finally:
                 stop.set()  # whoever still works gives up at the next stage
+                if crew is not None:
+                    crew.close()
                 pool.shutdown(wait=False, cancel_futures=True)
         result = join([traces[i] for i in range(len(parts))])
         result.counts = counts

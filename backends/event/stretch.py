@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from backends.event.crew import Crew
 from backends.event.spikes import WORTH, Lists, Spikes, joined
 from backends.event.synapses import Connection
 from snncompiler.graph import Array, shape
@@ -28,7 +27,7 @@ class Stretch:
     static: values that are the same at every step, [B, C, ...]. spikes and dense ([B T, C, ...])
     the others. states: of every node, handed on from stretch to stretch; grids: their units 2^-k,
     None where they are held in no integers. units: what a spike of a value carries. timesteps: of
-    the whole run. pool, threads: who works on tasks; without a pool, they run one by one. stop: set
+    the whole run. crew, threads: who works on tasks; without a crew, they run one by one. stop: set
     by whoever wants no more of it.
     """
 
@@ -41,7 +40,7 @@ class Stretch:
     states: dict[ir.Node, Any]
     grids: dict[ir.Node, Array | None]
     units: dict[ir.Value, Array]
-    pool: Executor | None = None
+    crew: Crew | None = None
     threads: int = 1
     stop: Event = field(default_factory=Event)
     spikes: dict[ir.Value, Spikes] = field(default_factory=dict)
@@ -49,33 +48,17 @@ class Stretch:
 
     def each(self, tasks: Iterable[Task], work: float) -> None:
         """Run tasks that do not depend on each other; work: all their nanoseconds, at a guess."""
-        left = deque(tasks)
-
-        def work_off() -> None:
-            while left:
-                if self.stop.is_set():
-                    raise KeyboardInterrupt
-                try:
-                    task = left.popleft()
-                except IndexError:  # another thread took the last one
-                    return
-                task()
-
-        # The caller works, too: it need not wake up, and there are as many threads as cores.
-        others = min(self.threads, len(left)) - 1 if self.is_shared(work) else 0
-        futures = [self.pool.submit(work_off) for _ in range(others)] if self.pool else []
-        try:
-            work_off()
-        finally:
-            left.clear()
-            if futures:
-                wait(futures)
-        for future in futures:
-            future.result()
+        if self.crew is not None and self.is_shared(work):
+            self.crew.each(tasks)
+            return
+        for task in tasks:
+            if self.stop.is_set():
+                raise KeyboardInterrupt
+            task()
 
     def is_shared(self, work: float) -> bool:
         """Whether so many nanoseconds of work are for several threads."""
-        return self.pool is not None and work > WORTH
+        return self.crew is not None and work > WORTH
 
     def spans(self, positions: int, blocks: int) -> Sequence[tuple[int, int, int, int]]:
         """Samples and positions, (first, last) each: with the blocks, enough tasks for all."""
