@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Event, current_thread
 
 import pytest
@@ -29,7 +30,7 @@ def crew(stop: Event) -> Iterator[Crew]:
 def test_every_task_is_done_once(crew: Crew) -> None:
     for n in range(200):
         done: list[int] = []
-        crew.each([lambda i=i: done.append(i) for i in range(n % 7)])  # type: ignore[misc]
+        crew.each([partial(done.append, i) for i in range(n % 7)])
         assert sorted(done) == list(range(n % 7))
 
 
