@@ -22,7 +22,7 @@ def stop() -> Event:
 @pytest.fixture
 def crew(stop: Event) -> Iterator[Crew]:
     with ThreadPoolExecutor(3) as pool:
-        made = Crew(pool, 2, stop)
+        made = Crew(pool, 3, stop)
         yield made
         made.close()  # else the pool would wait for the helpers
 

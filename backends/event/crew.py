@@ -16,6 +16,8 @@ import numpy as np
 
 from backends.event.flags import changes
 
+#: Threads beyond which they wait for each other, for the GIL, more than they work.
+_MOST = 8
 #: How often to look for tasks before falling asleep; and for the end of those of others, at once.
 _PATIENCE, _GLANCE = 20_000, 1_000
 #: Flags lie on cache lines of their own.
@@ -23,15 +25,15 @@ _LINE = 8
 
 
 class Crew:
-    """The caller and some helpers, threads of a pool. stop: when set, tasks are left undone."""
+    """The caller and helpers of a pool, `threads` in all. stop: when set, tasks are left undone."""
 
-    def __init__(self, pool: Executor, helpers: int, stop: Event) -> None:
-        self.helpers, self.stop = helpers, stop
+    def __init__(self, pool: Executor, threads: int, stop: Event) -> None:
+        self.threads, self.stop = min(threads, _MOST), stop
         self.left: deque[Callable[[], object]] = deque()
         self.errors: list[BaseException] = []
-        self.flags = np.zeros(_LINE * (helpers + 1), np.int64)  # turns; who of the helpers works
+        self.flags = np.zeros(_LINE * self.threads, np.int64)  # turns; who of the helpers works
         self.wake, self.sleeping, self.closed = Condition(), 0, False
-        for i in range(1, helpers + 1):
+        for i in range(1, self.threads):
             pool.submit(self._help, _LINE * i)
 
     def each(self, tasks: Iterable[Callable[[], object]]) -> None:
@@ -43,7 +45,7 @@ class Crew:
             self._work_off()
         finally:
             self.left.clear()
-            for i in range(1, self.helpers + 1):
+            for i in range(1, self.threads):
                 while self.flags[_LINE * i]:
                     changes(self.flags, _LINE * i, 1, _GLANCE)
         if self.errors:

@@ -63,7 +63,6 @@ class Episode:
                 grids,
                 program.plan.units,
                 self.crew,
-                program.threads,
                 self.stop,
             )
             for stage in program.stages:

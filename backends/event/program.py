@@ -121,7 +121,7 @@ class EventProgram:
         with workers(self.threads) as pool:
             try:
                 if len(parts) == 1 or self.threads == 1:
-                    crew = Crew(pool, self.threads - 1, stop) if self.threads > 1 else None
+                    crew = Crew(pool, self.threads, stop) if self.threads > 1 else None
                     for i, part in enumerate(parts):
                         finish(i, Episode(self, x[part], timesteps, observe, stop, crew).run())
                 else:

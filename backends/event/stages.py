@@ -99,8 +99,7 @@ class Synapses:
             )
 
         cost = self.cost(now)
-        whole = [(0, now.samples, 0, t.positions)]
-        spans = now.spans(t.positions, len(self.blocks)) if now.is_shared(cost) else whole
+        spans = now.spans(t.positions, len(self.blocks), cost)
         now.each(run_all(work, ((block, span) for block in self.blocks for span in spans)), cost)
 
     def _passed_on(self, now: Stretch) -> Array:

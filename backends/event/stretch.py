@@ -27,7 +27,7 @@ class Stretch:
     static: values that are the same at every step, [B, C, ...]. spikes and dense ([B T, C, ...])
     the others. states: of every node, handed on from stretch to stretch; grids: their units 2^-k,
     None where they are held in no integers. units: what a spike of a value carries. timesteps: of
-    the whole run. crew, threads: who works on tasks; without a crew, they run one by one. stop: set
+    the whole run. crew: who works on tasks; without one, the caller does them one by one. stop: set
     by whoever wants no more of it.
     """
 
@@ -41,7 +41,6 @@ class Stretch:
     grids: dict[ir.Node, Array | None]
     units: dict[ir.Value, Array]
     crew: Crew | None = None
-    threads: int = 1
     stop: Event = field(default_factory=Event)
     spikes: dict[ir.Value, Spikes] = field(default_factory=dict)
     dense: dict[ir.Value, Array] = field(default_factory=dict)
@@ -60,9 +59,11 @@ class Stretch:
         """Whether so many nanoseconds of work are for several threads."""
         return self.crew is not None and work > WORTH
 
-    def spans(self, positions: int, blocks: int) -> Sequence[tuple[int, int, int, int]]:
+    def spans(self, positions: int, blocks: int, work: float) -> list[tuple[int, int, int, int]]:
         """Samples and positions, (first, last) each: with the blocks, enough tasks for all."""
-        wanted = min(positions, -(-2 * self.threads // blocks))
+        wanted = 1
+        if self.crew is not None and self.is_shared(work):
+            wanted = min(positions, -(-2 * self.crew.threads // blocks))
         cuts = (positions * i // wanted for i in range(wanted + 1))
         return [(0, self.samples, a, b) for a, b in pairwise(cuts)]
 

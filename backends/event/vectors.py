@@ -1,7 +1,8 @@
 """Vector instructions for the kernels: LLVM, where a plain loop would not keep blocks in registers.
 
 A block is 16 x len(lanes) numbers; `lanes` is a tuple, so that its length is known to the compiler
-and every length is a version of its own, which Numba can keep on disk.
+and every length is a version of its own, which Numba can keep on disk. It makes them anew when the
+file of a kernel changes, but not when this one does: then `make clean`.
 """
 
 from __future__ import annotations

@@ -84,8 +84,7 @@ class Turns:
 
     def _summed(self, now: Stretch, first: int, last: int) -> Stretch:
         """A stretch of one step, with the sums of the spikes over steps of another."""
-        shared = (now.units, now.crew, now.threads)
-        result = Stretch(now.samples, 0, 1, 1, now.dtype, {}, {}, {}, *shared)
+        result = Stretch(now.samples, 0, 1, 1, now.dtype, {}, {}, {}, now.units, now.crew)
         for value in self.current.values:
             if value in now.spikes:
                 x = now.spikes[value].x
