@@ -21,7 +21,7 @@ from backends.event.synapses import LANES, Connection, blocks
 from snncompiler.graph import Array
 
 
-def in_front(total: Sum) -> list[Sum]:
+def all_abreast(total: Sum) -> list[Sum]:
     """The same sum for 2, 4 and 8 outputs at a time, where that can be computed at all."""
     found = (side_by_side(total, n) for n in (2, 4, 8))
     return [one for one in found if one is not None]

@@ -28,16 +28,19 @@ class Crew:
     """The caller and helpers of a pool, `threads` in all. stop: when set, tasks are left undone."""
 
     def __init__(self, pool: Executor, threads: int, stop: Event) -> None:
-        self.threads, self.stop = min(threads, _MOST), stop
+        self.pool, self.threads, self.stop = pool, min(threads, _MOST), stop
         self.left: deque[Callable[[], object]] = deque()
         self.errors: list[BaseException] = []
         self.flags = np.zeros(_LINE * self.threads, np.int64)  # turns; who of the helpers works
-        self.wake, self.sleeping, self.closed = Condition(), 0, False
-        for i in range(1, self.threads):
-            pool.submit(self._help, _LINE * i)
+        self.wake, self.sleeping = Condition(), 0
+        self.begun, self.closed = False, False
 
     def each(self, tasks: Iterable[Callable[[], object]]) -> None:
         """Run tasks that do not depend on each other."""
+        if not self.begun:  # many a network is too small for more than one thread
+            self.begun = True
+            for i in range(1, self.threads):
+                self.pool.submit(self._help, _LINE * i)
         self.errors.clear()
         self.left.extend(tasks)
         self._call()

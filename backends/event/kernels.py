@@ -17,7 +17,8 @@ the rows in one list (short copies and one long loop mislead the branch predicto
 short loops), add the rows, eight at a time, with the block kept in vector registers, then
 integrate, compare, reset. The list ends with numbers of a row of zeros, the last one of the
 weights, to make eight. Nothing is spent on inputs that are silent, and weights stay in the cache
-for all steps and samples of a task.
+for all steps and samples of a task. Where channels are few, a position may be several side by side:
+see `abreast`.
 
 Arithmetic. On a grid (see `passes/grid.py`) weights are integers times 2^-k, k per output channel.
 Then all this happens in integers: rows of int8, int16 or int32, added in the type of `narrow`,
