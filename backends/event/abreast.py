@@ -20,11 +20,18 @@ from backends.event.layers import Rows, Sum, taps_of
 from backends.event.synapses import LANES, Connection, blocks
 from snncompiler.graph import Array
 
+#: Channels of outputs side by side together: enough for full vectors, and for their windows.
+_ENOUGH = 64
 
-def all_abreast(total: Sum) -> list[Sum]:
-    """The same sum for 2, 4 and 8 outputs at a time, where that can be computed at all."""
-    found = (side_by_side(total, n) for n in (2, 4, 8))
-    return [one for one in found if one is not None]
+
+def abreast(total: Sum) -> Sum | None:
+    """The same sum for some outputs at a time, where that can be computed at all.
+
+    One other way is enough: every number of channels is a version of the kernels to compile.
+    """
+    enough = max(2, _ENOUGH // total.channels)
+    found = (side_by_side(total, n) for n in (enough, 2))
+    return next((one for one in found if one is not None), None)
 
 
 def side_by_side(total: Sum, n: int) -> Sum | None:

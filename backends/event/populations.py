@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.event import aligned, kernels, memory
-from backends.event.abreast import all_abreast, beside
+from backends.event.abreast import abreast, beside
 from backends.event.layers import arrange, bias, layout, neuron, nothing, places, summed
 from backends.event.plan import Population
 from backends.event.spikes import Spikes
@@ -39,7 +39,8 @@ class Neurons:
         self.channels, self.positions = channels, positions = layout(self.value)
         self._grids: dict[int, tuple[Array, Array] | None] = {}  # by T, where all samples share it
         self.first = self.sums[0] if self.sums else Synapses(nothing(positions, channels))
-        self.ways = [self.first, *map(Synapses, all_abreast(self.first.total) if others else [])]
+        other = abreast(self.first.total) if others else None
+        self.ways = [self.first, *([Synapses(other)] if other else [])]
 
     def run(self, now: Stretch) -> None:
         """Compute the spikes of the stretch and keep the state."""

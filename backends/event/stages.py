@@ -25,7 +25,7 @@ _NO_RUNS = np.zeros((0, 3), np.int32)
 _NO_LISTS = Lists(
     _NONE, np.zeros(0, np.int8), np.zeros((1, 1, 1), np.int32), np.zeros((1, 1), np.bool_)
 )
-_NO_SPIKES = np.zeros((0, 0, 0, 0), np.int8)
+_NO_SPIKES, _NO_BITS = np.zeros((0, 0, 0, 0), np.int8), np.zeros((0, 0, 0, 0), np.uint16)
 
 
 class Stage(Protocol):
@@ -65,7 +65,7 @@ class Synapses:
         """
         t, rows = self.total, self.total.rows
         lists = now.lists(t.full) if t.full else [_NO_LISTS]
-        x = self._passed_on(now) if t.single else _NO_SPIKES
+        x = self._passed_on(now)
         narrow = rows.narrow if rows else t.wide
 
         def work(block: Block, span: tuple[int, int, int, int]) -> None:
@@ -103,11 +103,18 @@ class Synapses:
         now.each(run_all(work, ((block, span) for block in self.blocks for span in spans)), cost)
 
     def _passed_on(self, now: Stretch) -> Array:
-        """What arrives channel by channel: bits, if they are there and blocks share none."""
-        assert self.total.single is not None
-        spikes = now.spikes[self.total.single.source]
+        """What arrives channel by channel: bits, if they are there and blocks share none.
+
+        If nothing does, an empty array of the type that such a layer most likely has elsewhere:
+        every type is a version of the kernels to compile.
+        """
+        t = self.total
+        if t.single is None:
+            packed = any(now.spikes[c.source].bits is not None for c in t.full)
+            return _NO_BITS if packed else _NO_SPIKES
+        spikes = now.spikes[t.single.source]
         bits = spikes.bits if all(block.first % 16 == 0 for block in self.blocks) else None
-        return beside(spikes.x if bits is None else bits, self.total.abreast)
+        return beside(spikes.x if bits is None else bits, t.abreast)
 
     def cost(self, now: Stretch) -> float:
         """Nanoseconds, roughly: to add the rows of all events, and to update all neurons."""
