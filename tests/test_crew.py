@@ -11,7 +11,11 @@ from threading import Event, current_thread
 import pytest
 
 from backends.event import crew as crews
+from backends.event import program
 from backends.event.crew import Crew
+from backends.event.program import EventBackend
+from networks import mlp
+from runs import compiled, fresh
 
 
 @pytest.fixture
@@ -78,3 +82,19 @@ def test_whoever_is_stopped_leaves_tasks_undone(crew: Crew, stop: Event) -> None
         crew.each([task] * 1000)
     assert len(done) <= 3
     assert not crew.left
+
+
+def test_no_more_stay_awake_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def made(pool: ThreadPoolExecutor, threads: int, stop: Event) -> Crew:
+        asked.append(threads)
+        return Crew(pool, threads, stop)
+
+    monkeypatch.setattr(program, "Crew", made)
+    model = mlp()
+    network = compiled(model, 0, timesteps=4).model
+    for cores, threads in ((1, 64), (3, 64), (3, 2)):
+        monkeypatch.setattr(program, "available_cores", lambda n=cores: n)
+        EventBackend(threads=threads).build(network).run(fresh(model, 0, 1), 4)
+    assert asked == [3, 2]

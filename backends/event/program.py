@@ -121,7 +121,9 @@ class EventProgram:
         with workers(self.threads) as pool:
             try:
                 if len(parts) == 1 or self.threads == 1:
-                    crew = Crew(pool, self.threads, stop) if self.threads > 1 else None
+                    # More of them than cores, all awake, would be in each other's way.
+                    awake = min(self.threads, available_cores())
+                    crew = Crew(pool, awake, stop) if awake > 1 else None
                     for i, part in enumerate(parts):
                         finish(i, Episode(self, x[part], timesteps, observe, stop, crew).run())
                 else:
