@@ -10,6 +10,7 @@ import pytest
 from onnx import ModelProto
 
 from backends.event import stretch
+from backends.event.int8 import to_int8
 from backends.event.populations import Neurons
 from backends.event.program import EventBackend
 from backends.event.spikes import Spikes
@@ -66,7 +67,13 @@ NETWORKS: dict[str, tuple[Callable[[], ModelProto], set[int]]] = {
 }
 
 
-def spikes(model: ir.Model, x: np.ndarray, n: int, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+def spikes(
+    model: ir.Model,
+    x: np.ndarray,
+    n: int,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str = "exact",
+) -> set[str]:
     """Layers that spike otherwise than by definition, n outputs at a time; 'never': nowhere."""
     taken = []
 
@@ -76,8 +83,10 @@ def spikes(model: ir.Model, x: np.ndarray, n: int, monkeypatch: pytest.MonkeyPat
         return (found or self.ways)[0]
 
     monkeypatch.setattr(Neurons, "_way", way)
-    expected = NumpyBackend().build(model).run(x, T, SPIKES)
-    wrong = set(differences(expected, EventBackend(threads=2).build(model).run(x, T, SPIKES)))
+    given = to_int8(model) if precision == "int8" else model
+    expected = NumpyBackend().build(given).run(x, T, SPIKES)
+    found = EventBackend(threads=2, precision=precision).build(model).run(x, T, SPIKES)
+    wrong = set(differences(expected, found))
     return wrong | (set() if taken else {"never"})
 
 
@@ -93,6 +102,15 @@ def test_outputs_side_by_side_spike_as_one_by_one(
     x = fresh(model, 1, 3)
     for n in (2, 4):
         assert spikes(network, x, n, monkeypatch) == (set() if n in ways else {"never"}), n
+
+
+@pytest.mark.parametrize("name", ["16", "48", "residual"])
+def test_so_they_do_with_weights_of_8_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, ways = NETWORKS[name]
+    model = build()
+    network = compiled(model, 1, timesteps=T).model
+    for n in ways:
+        assert not spikes(network, fresh(model, 1, 3), n, monkeypatch, "int8")
 
 
 @pytest.mark.parametrize("settings", [{"dilations": (1, 2)}, {"group": 2}])

@@ -140,14 +140,14 @@ class Neurons:
         """
         whole = (now.samples, self.positions, self.channels)
         ends = now.before + now.steps == now.timesteps
-        nothing = np.zeros((0, 0, 0), np.int32)
+        empty: Array = np.zeros((0, 0, 0), np.int32)
         if self.node in now.states:
             before, sent = now.states[self.node]
-            after = nothing if ends else before
+            after = empty if ends else before
         else:
             before = np.ldexp(self.neuron.v_init, k).astype(np.int32)[None]
-            sent = memory.zeros(whole, np.int32) if self.neuron.gamma_neg else nothing
-            after = nothing if ends else memory.empty(whole, np.int32)
+            sent = memory.zeros(whole, np.int32) if self.neuron.gamma_neg else empty
+            after = empty if ends else memory.empty(whole, np.int32)
         now.states[self.node] = after, sent
         return before, after, sent
 

@@ -49,6 +49,9 @@ class Synapses:
         self.unit = np.exp2(-total.k.astype(np.float64))
         nothing = np.zeros((1, 0, total.channels), total.wide)
         self.blocks = total.rows.blocks if total.rows else blocks(nothing, 1)
+        per_vector = _VECTOR // (total.rows.narrow if total.rows else total.wide).itemsize
+        self.vectors = sum(-(-block.rows.shape[1] // per_vector) for block in self.blocks)
+        self.weights = sum(c.w.size for c in total.full)
 
     def call(
         self,
@@ -120,15 +123,12 @@ class Synapses:
         """Nanoseconds, roughly: to add the rows of all events, and to update all neurons."""
         t = self.total
         cost = _UPDATE * now.samples * now.steps * t.positions * t.channels
-        if t.full and t.rows:
+        if t.full:
             added = 0.0
             for c in t.full:
                 seen = len(c.windows.pairs) / c.windows.inputs / c.groups
                 added += seen * sum(len(part.codes) for part in now.events(c))
-            per_vector = _VECTOR // t.rows.narrow.itemsize
-            vectors = sum(-(-block.rows.shape[1] // per_vector) for block in self.blocks)
-            cost += _ADD * added * vectors
-            cost += _LOAD * min(added * t.channels, sum(c.w.size for c in t.full))
+            cost += _ADD * added * self.vectors + _LOAD * min(added * t.channels, self.weights)
             cost += _COLLECT * now.samples * now.steps * t.positions * len(self.blocks)
         return cost
 
