@@ -596,9 +596,9 @@ def test_stretches_cover_everything_once(samples: int, steps: int, most: int) ->
 @given(st.integers(1, 300), st.integers(1, 3))
 def test_blocks_hold_every_weight_once(width: int, groups: int) -> None:
     w = np.arange(2 * 3 * width * groups, dtype=np.int32).reshape(2, 3, -1)
-    found = blocks(w, groups)
+    found = blocks(w, groups, np.dtype(np.int32))
     for block in found:
-        assert block.rows.shape[1] in LANES
+        assert block.rows.shape[1] == block.lanes in LANES
         assert block.rows.ctypes.data % 64 == 0
         part = block.rows[:-1, : block.width].reshape(2, 3, -1)
         np.testing.assert_array_equal(part, w[..., block.first : block.first + block.width])

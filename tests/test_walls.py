@@ -130,7 +130,7 @@ def test_a_pass_imports_only_ground_and_pure_helpers(name: str) -> None:
             assert (room(found) or "__init__") in allowed, found
 
 
-NUMBA = ("bit_trains", "counts", "flags", "kernels", "masks", "trains", "vectors")
+NUMBA = ("bit_trains", "counts", "flags", "kernels", "masks", "rows", "trains", "vectors")
 #: What backends have in common.
 SHARED = {"", "base", "numpy_ops", "definitions", "reference", "workers"}
 

@@ -44,14 +44,15 @@ def side_by_side(total: Sum, n: int) -> Sum | None:
     if total.single is not None and not _passes_on(total.single):
         return None
     wider = [c.convolution and c.convolution.abreast(n) for c in total.full]
-    kind, parts, full = rows.blocks[0].rows.dtype, [], []
+    parts, full = [], []
     for c, convolution in zip(total.full, wider, strict=True):
         if convolution is None:
             return None
         w = _shifted(dyadic.scaled(c.w, total.k), c, convolution.kernel, n)
-        parts.append(w.astype(kind))
+        parts.append(w)
         full.append(replace(c, windows=convolution.windows(), convolution=convolution))
-    cut = blocks(np.concatenate(parts, 1), 1)
+    w = np.concatenate(parts, 1)
+    cut = blocks(w.astype(dyadic.narrowest(w)), 1, rows.narrow)
     if len(cut) > 1:
         return None
     pointers, runs = geometry.joined([(c.windows, c.w.shape[1]) for c in full])

@@ -13,9 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from backends.event.vectors import const, place_from, resized_vector, same_numbers
-
-_INDEX = ir.IntType(64)
+from backends.event.emit import INDEX, const, place_from, resized_vector, same_numbers
 
 
 @intrinsic
@@ -28,7 +26,7 @@ def add_up(_context, totals, here, x, at, size, absolute):
         target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
         kind, stored = target.type.pointee, source.type.pointee
         vector = ir.VectorType(kind, 16)
-        with cgutils.for_range(b, b.sdiv(args[4], const(16)), intp=_INDEX) as loop:
+        with cgutils.for_range(b, b.sdiv(args[4], const(16)), intp=INDEX) as loop:
             j = b.mul(loop.index, const(16))
             number = b.load(place_from(b, source, b.add(args[3], j), stored), align=1)
             number = number if stored == kind else resized_vector(b, number, kind)
@@ -80,14 +78,14 @@ def maxima_of_windows(
     largest = cgutils.alloca_once(b, vector)
 
     def seen(r: Any, j: Any) -> Any:
-        q = b.sext(b.load(b.gep(places, [r])), _INDEX)
+        q = b.sext(b.load(b.gep(places, [r])), INDEX)
         start = b.add(args[3], b.add(b.mul(q, args[9]), j))
         return b.load(b.bitcast(b.gep(source, [start]), vector.as_pointer()), align=1)
 
-    with cgutils.for_range(b, b.sdiv(args[9], const(at_once)), intp=_INDEX) as loop:
+    with cgutils.for_range(b, b.sdiv(args[9], const(at_once)), intp=INDEX) as loop:
         j = b.mul(loop.index, const(at_once))
         b.store(seen(args[7], j), largest)
-        with cgutils.for_range(b, args[8], b.add(args[7], const(1)), intp=_INDEX) as window:
+        with cgutils.for_range(b, args[8], b.add(args[7], const(1)), intp=INDEX) as window:
             x, y = seen(window.index, j), b.load(largest)
             b.store(b.select(b.icmp_signed(">", x, y), x, y), largest)
         place = b.bitcast(b.gep(before, [b.add(args[5], j)]), vector.as_pointer())
@@ -108,9 +106,7 @@ def bits_of(_context, x, at, beyond, eighths):
         counts = b.load(place, align=1)
         limit = b.zext(b.trunc(args[2], ir.IntType(1)), kind)
         found = b.icmp_unsigned(">", counts, same_numbers(b, limit, n))
-        return (
-            b.zext(b.bitcast(found, ir.IntType(n)), _INDEX) if n < 64 else b.bitcast(found, _INDEX)
-        )
+        return b.zext(b.bitcast(found, ir.IntType(n)), INDEX) if n < 64 else b.bitcast(found, INDEX)
 
     return signature, codegen
 

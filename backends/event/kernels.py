@@ -32,7 +32,8 @@ import numpy as np
 from numba import njit
 
 from backends.event.masks import fire_bits
-from backends.event.vectors import add_rows, add_taps, collect, collect_runs, fill, fire_block
+from backends.event.rows import add_rows
+from backends.event.vectors import add_taps, collect, collect_runs, fill, fire_block
 
 # Without NRT, Numba counts no references (more work than a quiet window), but may not allocate.
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)

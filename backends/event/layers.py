@@ -168,7 +168,7 @@ def summed(
             if room >= _FEW:
                 limit, narrow = room // 8 * 8, np.dtype(np.int16)
         pointers, runs = geometry.joined([(c.windows, c.w.shape[1]) for c in full])
-        rows = Rows(blocks(w, full[0].groups), pointers, runs, limit, narrow)
+        rows = Rows(blocks(w, full[0].groups, narrow), pointers, runs, limit, narrow)
     if single is not None:
         taps = taps_of(numbers(single).reshape(-1, channels).astype(wide), single.windows)
     if not whole:

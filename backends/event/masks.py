@@ -14,9 +14,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from backends.event.counts import maxima_of_windows
-from backends.event.vectors import const, same_numbers, sum_of_rows
+from backends.event.emit import INDEX, const, same_numbers
+from backends.event.rows import sum_of_rows
 
-_INDEX = ir.IntType(64)
 _NUMBER = ir.IntType(32)
 #: Of every byte the places of its bits that are set, in order, then those of the others.
 _PLACES = ir.Constant(
@@ -53,7 +53,8 @@ def fire_bits(
         potential, constant = (b.gep(data[i], [args[1]]) for i in (0, 2))
         target = b.gep(data[11], [args[12]])
         pointers = tuple(data[i] for i in (4, 5, 6, 7))
-        sums = sum_of_rows(b, pointers, (args[8], args[9]), args[10], 16 * len(lanes))
+        pairs, length = w.dtype == types.uint16, 16 * len(lanes)
+        sums = sum_of_rows(b, pointers, (args[8], args[9]), args[10], length, pairs)
         for at, x in sums:
             n = x.type.count
             vector = ir.VectorType(_NUMBER, n)
@@ -131,7 +132,7 @@ def _list_at_once(b: Any, target: Any, word: Any, code: Any) -> None:
     with b.if_then(b.icmp_unsigned(">", n, const(16)), likely=False):
         kept = cgutils.alloca_once_value(b, places)
         first = b.bitcast(kept, ir.IntType(8).as_pointer())
-        with cgutils.for_range_slice(b, const(16), n, const(16), _INDEX) as (i, _):
+        with cgutils.for_range_slice(b, const(16), n, const(16), INDEX) as (i, _):
             write(b.load(b.bitcast(b.gep(first, [i]), some.as_pointer()), align=1), i)
 
 
@@ -190,9 +191,9 @@ def rise_bits(_context, out, at, totals, base, top, here, taps, begin, end, chan
         data = {i: context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 4, 6)}
 
         def write(i: Any, largest: Any, before: Any) -> None:
-            word = b.bitcast(b.icmp_signed(">", largest, before), _INDEX)
+            word = b.bitcast(b.icmp_signed(">", largest, before), INDEX)
             place = b.gep(data[0], [b.add(args[1], b.mul(i, const(4)))])
-            b.store(word, b.bitcast(place, _INDEX.as_pointer()), align=2)
+            b.store(word, b.bitcast(place, INDEX.as_pointer()), align=2)
 
         maxima_of_windows(b, data, args, write, 64)
         return context.get_dummy_value()
@@ -216,9 +217,9 @@ def count_bits(_context, totals, here, x, at, stride, n, more, words):
         counts = [cgutils.alloca_once(b, vector) for _ in words]
         for count in counts:
             b.store(ir.Constant(vector, None), count)
-        with cgutils.for_range(b, args[5], intp=_INDEX) as loop:
+        with cgutils.for_range(b, args[5], intp=INDEX) as loop:
             row = b.gep(source, [b.add(args[3], b.mul(loop.index, args[4]))])
-            row = b.bitcast(row, _INDEX.as_pointer())
+            row = b.bitcast(row, INDEX.as_pointer())
             for j, count in enumerate(counts):
                 word = b.load(b.gep(row, [const(j)]), align=2)
                 ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 64)), vector)
@@ -247,7 +248,7 @@ def _spread(context: Any, b: Any, sig: Any, args: Any, bits: int) -> Iterator[tu
     target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
     vector, kind = ir.VectorType(target.type.pointee, bits), ir.IntType(bits)
     first = b.bitcast(b.gep(source, [args[3]]), kind.as_pointer())
-    with cgutils.for_range(b, args[4], intp=_INDEX) as loop:
+    with cgutils.for_range(b, args[4], intp=INDEX) as loop:
         word = b.load(b.gep(first, [loop.index]), align=2)
         ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), bits)), vector)
         j = b.add(args[1], b.mul(loop.index, const(bits)))

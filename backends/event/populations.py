@@ -89,8 +89,6 @@ class Neurons:
             return None
         if (k > room).any() or (np.ldexp(n.theta, k) < 1).any():
             return None
-        if (np.ldexp(n.v_init, k) % 1).any():
-            return None
         current = steady.in_units(k, now)
         return None if current is None else (k, current)
 
@@ -145,7 +143,9 @@ class Neurons:
             before, sent = now.states[self.node]
             after = empty if ends else before
         else:
-            before = np.ldexp(self.neuron.v_init, k).astype(np.int32)[None]
+            # Between two multiples of 2^-k it makes the same spikes as the lower one: all that is
+            # added and compared are multiples.
+            before = np.floor(np.ldexp(self.neuron.v_init, k)).astype(np.int32)[None]
             sent = memory.zeros(whole, np.int32) if self.neuron.gamma_neg else empty
             after = empty if ends else memory.empty(whole, np.int32)
         now.states[self.node] = after, sent
@@ -204,7 +204,7 @@ class Neurons:
         return n.gamma == 1 and not n.gamma_neg and whole
 
     def _constants(self) -> list[Array]:
-        return [self.bias, self.neuron.theta, self.neuron.v_init]
+        return [self.bias, self.neuron.theta]
 
 
 def _at_hand(size: int) -> tuple[Array, ...]:

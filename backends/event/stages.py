@@ -48,9 +48,9 @@ class Synapses:
         self.total = total
         self.unit = np.exp2(-total.k.astype(np.float64))
         nothing = np.zeros((1, 0, total.channels), total.wide)
-        self.blocks = total.rows.blocks if total.rows else blocks(nothing, 1)
+        self.blocks = total.rows.blocks if total.rows else blocks(nothing, 1, total.wide)
         per_vector = _VECTOR // (total.rows.narrow if total.rows else total.wide).itemsize
-        self.vectors = sum(-(-block.rows.shape[1] // per_vector) for block in self.blocks)
+        self.vectors = sum(-(-block.lanes // per_vector) for block in self.blocks)
         self.weights = sum(c.w.size for c in total.full)
 
     def call(
@@ -77,7 +77,7 @@ class Synapses:
                 if rows
                 else (block.rows, _NONE, _NO_RUNS, 1)
             )
-            size = block.rows.shape[1]
+            size = block.lanes
             first, *others = scratch(size)
             place = (block.first, block.width)
             events = lists[block.group]

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from backends.event import aligned, geometry
 from backends.event.geometry import Convolution, Windows
+from backends.event.rows import paired
 from snncompiler.graph import Array, attribute, constant, shape, weights
 
 #: Output channels that one call of a kernel computes: how many fit its registers.
@@ -23,13 +24,18 @@ _SHARE, _LEAST = 0.6, 640 << 10
 class Block(NamedTuple):
     """Output channels first .. first + width of a group, their rows [rows + 1, lanes] of weights.
 
-    The last row is one of zeros.
+    The last row is one of zeros. Rows may be paired: see `rows`.
     """
 
     group: int
     first: int
     width: int
     rows: Array
+
+    @property
+    def lanes(self) -> int:
+        """Weights of a row, those of nobody included."""
+        return self.rows.shape[1] * (2 if self.rows.dtype == np.uint16 else 1)
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,12 @@ def _gain(node: ir.Node) -> Connection | None:
     return Connection(source, places, w, channels, True, np.zeros(channels))
 
 
-def blocks(w: Array, groups: int) -> list[Block]:
-    """Cut the outputs of weights [taps, channels, outputs] into blocks of full vectors."""
+def blocks(w: Array, groups: int, narrow: np.dtype[np.generic]) -> list[Block]:
+    """Cut the outputs of weights [taps, channels, outputs] into blocks of full vectors.
+
+    narrow: the type that rows are added in.
+    """
+    pairs = w.dtype == np.int8 and narrow == np.int16
     rows, width = w.shape[0] * w.shape[1], w.shape[2] // groups
     room = max(_LEAST, int(_SHARE * _own_cache()))
     flat = w.reshape(rows, w.shape[2])
@@ -125,7 +135,7 @@ def blocks(w: Array, groups: int) -> list[Block]:
             used = min(lanes, left)
             part = aligned.zeros((rows + 1, lanes), w.dtype)
             part[:rows, :used] = flat[:, first : first + used]
-            result.append(Block(group, first, used, part))
+            result.append(Block(group, first, used, paired(part) if pairs else part))
             first, left = first + used, left - used
     return result
 

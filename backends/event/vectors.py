@@ -14,8 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_INDEX = ir.IntType(64)
-_BITS = 512  # of a vector: what LLVM splits if registers are narrower
+from backends.event.emit import INDEX, const, place_from, resized, same_numbers, vector_at
 
 
 @intrinsic
@@ -30,7 +29,7 @@ def collect(_context, target, n, source, begin, end, shift):
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         to, since = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
         kind = to.type.pointee
-        more = same_numbers(b, _resized(b, args[5], kind), 16)
+        more = same_numbers(b, resized(b, args[5], kind), 16)
         out, source = b.gep(to, [args[1]]), b.gep(since, [args[3]])
         _copy(b, out, source, b.sub(args[4], args[3]), more)
         return context.get_dummy_value()
@@ -54,13 +53,13 @@ def collect_runs(_context, target, source, starts, at, runs, first, last, shifte
         )
         kind, begins = to.type.pointee, b.gep(begins, [args[3]])
         count = cgutils.alloca_once_value(b, const(0))
-        with cgutils.for_range_slice(b, args[5], args[6], const(1), _INDEX) as (r, _):
+        with cgutils.for_range_slice(b, args[5], args[6], const(1), INDEX) as (r, _):
             run = b.gep(table, [b.mul(r, const(3))])
-            places = (b.sext(b.load(b.gep(run, [const(i)])), _INDEX) for i in (0, 1))
-            begin, end = (b.sext(b.load(b.gep(begins, [q])), _INDEX) for q in places)
+            places = (b.sext(b.load(b.gep(run, [const(i)])), INDEX) for i in (0, 1))
+            begin, end = (b.sext(b.load(b.gep(begins, [q])), INDEX) for q in places)
             shift = b.load(b.gep(run, [const(2)]))
             shift = b.select(b.trunc(args[7], ir.IntType(1)), shift, ir.Constant(shift.type, 0))
-            more = same_numbers(b, _resized(b, shift, kind), 16)
+            more = same_numbers(b, resized(b, shift, kind), 16)
             n = b.load(count)
             out, source = b.gep(to, [n]), b.gep(since, [begin])
             length = b.sub(end, begin)
@@ -79,87 +78,11 @@ def fill(_context, target, n, number):
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         to = context.make_array(sig.args[0])(context, b, args[0]).data
         kind = to.type.pointee
-        same = same_numbers(b, _resized(b, args[2], kind), 16)
+        same = same_numbers(b, resized(b, args[2], kind), 16)
         b.store(same, place_from(b, to, args[1], kind), align=1)
         return context.get_dummy_value()
 
     return signature, codegen
-
-
-@intrinsic
-def add_rows(_context, total, at, narrow, w, rows, factors, first, last, scaled, lanes):
-    """total[at + j] += sum of w[rows[i]][j] over first <= i < last; scaled: times factors[i].
-
-    The sums of the block, len(lanes) x 16 numbers of the type of `narrow`, stay in vector
-    registers. Rows are taken eight at a time: behind the last there must be numbers of a row of
-    zeros.
-    """
-    index = types.int64
-    signature = types.void(total, index, narrow, w, rows, factors, index, index, scaled, lanes)
-
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        target, *pointers = (
-            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 3, 4, 5)
-        )
-        target, wide = b.gep(target, [args[1]]), target.type.pointee
-        span = (args[6], args[7])
-        for at, x in sum_of_rows(b, tuple(pointers), span, args[8], 16 * len(lanes)):
-            kind, n = x.type.element, x.type.count
-            x = x if kind == wide else b.sext(x, ir.VectorType(wide, n))
-            place = b.bitcast(b.gep(target, [const(at)]), x.type.as_pointer())
-            y = b.load(place, align=1)
-            b.store((b.fadd if isinstance(wide, ir.DoubleType) else b.add)(y, x), place, align=1)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-def sum_of_rows(
-    b: Any, pointers: tuple[Any, ...], span: tuple[Any, Any], scaled: Any, length: int
-) -> list[tuple[int, Any]]:
-    """Emit what `add_rows` tells; returns vectors that make up the block, and where each begins.
-
-    pointers: to numbers of the type of sums, weights, numbers of rows, factors. span: first, last.
-    """
-    small, table, numbers, times = pointers
-    kind, stored = small.type.pointee, table.type.pointee
-    real = isinstance(kind, ir.DoubleType)
-    whole = _BITS // (64 if real else kind.width)
-    pieces = [(at, min(whole, length - at)) for at in range(0, length, whole)]
-    registers = [cgutils.alloca_once(b, ir.VectorType(kind, n)) for _, n in pieces]
-    together = max(1, 8 // -(-len(pieces) // 4))  # how many rows, such that the code stays short
-
-    def factor(i: Any) -> Any:
-        number = b.load(b.gep(times, [i]))
-        return b.sitofp(number, kind) if real else _resized(b, number, kind)
-
-    def add_one(i: Any, scales: bool) -> None:
-        row = b.sext(b.load(b.gep(numbers, [i])), _INDEX)
-        row = b.gep(table, [b.mul(row, const(length))])
-        scale = factor(i) if scales else None
-        for (at, n), register in zip(pieces, registers, strict=True):
-            place = b.bitcast(b.gep(row, [const(at)]), ir.VectorType(stored, n).as_pointer())
-            x = b.load(place, align=1)
-            if stored != kind:
-                x = b.sext(x, ir.VectorType(kind, n))
-            if scale is not None:
-                x = (b.fmul if real else b.mul)(x, same_numbers(b, scale, n))
-            b.store((b.fadd if real else b.add)(b.load(register), x), register)
-
-    def add_all(scales: bool) -> None:
-        at_once = min(together, 2) if scales else together
-        with cgutils.for_range_slice(b, *span, const(at_once), _INDEX) as (i, _):
-            for j in range(at_once):
-                add_one(b.add(i, const(j)), scales)
-
-    for (_, n), register in zip(pieces, registers, strict=True):
-        b.store(ir.Constant(ir.VectorType(kind, n), None), register)
-    with b.if_else(b.trunc(scaled, ir.IntType(1))) as (weighted, plain):
-        with weighted:
-            add_all(True)
-        with plain:
-            add_all(False)
-    return [(at, b.load(register)) for (at, _), register in zip(pieces, registers, strict=True)]
 
 
 @intrinsic
@@ -190,28 +113,28 @@ def add_taps(_context, total, at, w, x, here, widths, taps, first, last, c0, pla
         words = [b.load(word) for word in words] if packed else []
         sums = [cgutils.alloca_once(b, vector) for _ in blocks]
         for j, total in zip(blocks, sums, strict=True):
-            b.store(b.load(_at(b, target, j, kind), align=1), total)
+            b.store(b.load(vector_at(b, target, j, kind), align=1), total)
 
         def product(weight: Any, begin: Any, j: int) -> Any:
             if packed:
                 word = b.load(b.gep(begin, [words[j // 16]]))
                 fires = b.bitcast(word, ir.VectorType(ir.IntType(1), 16))
                 return b.select(fires, weight, ir.Constant(vector, None))
-            count = b.load(_at(b, b.gep(begin, [args[9]]), j, stored), align=1)
+            count = b.load(vector_at(b, b.gep(begin, [args[9]]), j, stored), align=1)
             if real:
                 return b.fmul(weight, b.sitofp(count, vector))
             return b.mul(weight, count if stored == kind else b.sext(count, vector))
 
-        with cgutils.for_range_slice(b, args[7], args[8], const(1), _INDEX) as (r, _):
+        with cgutils.for_range_slice(b, args[7], args[8], const(1), INDEX) as (r, _):
             tap = b.gep(table, [b.mul(r, const(2))])
-            q, k = (b.sext(b.load(b.gep(tap, [const(i)])), _INDEX) for i in (0, 1))
+            q, k = (b.sext(b.load(b.gep(tap, [const(i)])), INDEX) for i in (0, 1))
             row = b.gep(factors, [b.add(b.mul(k, per_tap), args[9])])
             begin = b.gep(source, [b.mul(q, per_place)])
             for j, total in zip(blocks, sums, strict=True):
-                more = product(b.load(_at(b, row, j, kind), align=1), begin, j)
+                more = product(b.load(vector_at(b, row, j, kind), align=1), begin, j)
                 b.store((b.fadd if real else b.add)(b.load(total), more), total)
         for j, total in zip(blocks, sums, strict=True):
-            b.store(b.load(total), _at(b, target, j, kind), align=1)
+            b.store(b.load(total), vector_at(b, target, j, kind), align=1)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -236,13 +159,13 @@ def fire_block(_context, u, here, bias, shift, sent, out, at, least, most, signe
         )
         potential, current, count = (b.gep(x, [args[1]]) for x in (potential, current, count))
         kind = target.type.pointee
-        low, high = (same_numbers(b, _resized(b, args[i], number), 16) for i in (7, 8))
+        low, high = (same_numbers(b, resized(b, args[i], number), 16) for i in (7, 8))
 
         def larger(x: Any, y: Any) -> Any:
             return b.select(b.icmp_signed(">", x, y), x, y)
 
         def load(pointer: Any, j: int) -> Any:
-            return b.load(_at(b, pointer, j, number), align=4)
+            return b.load(vector_at(b, pointer, j, number), align=4)
 
         def emit(with_sign: bool) -> None:
             for j in range(0, 16 * len(lanes), 16):
@@ -252,8 +175,8 @@ def fire_block(_context, u, here, bias, shift, sent, out, at, least, most, signe
                 if with_sign:
                     so_far = load(count, j)
                     s = larger(s, b.sub(ir.Constant(vector, None), so_far))
-                    b.store(b.add(so_far, s), _at(b, count, j, number), align=4)
-                b.store(b.sub(total, b.shl(s, k)), _at(b, potential, j, number), align=4)
+                    b.store(b.add(so_far, s), vector_at(b, count, j, number), align=4)
+                b.store(b.sub(total, b.shl(s, k)), vector_at(b, potential, j, number), align=4)
                 place = b.gep(target, [b.add(args[6], const(j))])
                 place = b.bitcast(place, ir.VectorType(kind, 16).as_pointer())
                 small = s if kind.width == 32 else b.trunc(s, ir.VectorType(kind, 16))
@@ -278,39 +201,5 @@ def _copy(b: Any, out: Any, source: Any, length: Any, more: Any) -> None:
         b.store(b.add(x, more), place_from(b, out, i, kind), align=1)
 
     sixteen(const(0))
-    with cgutils.for_range_slice(b, const(16), length, const(16), _INDEX) as (i, _):
+    with cgutils.for_range_slice(b, const(16), length, const(16), INDEX) as (i, _):
         sixteen(i)
-
-
-def const(number: int) -> Any:
-    """A number of 64 bits, as indices are."""
-    return ir.Constant(_INDEX, number)
-
-
-def _resized(b: Any, number: Any, kind: Any) -> Any:
-    if number.type.width < kind.width:
-        return b.sext(number, kind)
-    return number if number.type.width == kind.width else b.trunc(number, kind)
-
-
-def _at(b: Any, pointer: Any, j: int, kind: Any) -> Any:
-    """A pointer to 16 numbers from the j-th on."""
-    return b.bitcast(b.gep(pointer, [const(j)]), ir.VectorType(kind, 16).as_pointer())
-
-
-def same_numbers(b: Any, number: Any, n: int) -> Any:
-    """A vector of n times the same number."""
-    undefined = ir.Constant(ir.VectorType(number.type, n), ir.Undefined)
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), n), [0] * n)
-    return b.shuffle_vector(b.insert_element(undefined, number, const(0)), undefined, zeros)
-
-
-def place_from(b: Any, pointer: Any, j: Any, kind: Any) -> Any:
-    """A pointer to 16 numbers from the j-th on, j known at run time."""
-    return b.bitcast(b.gep(pointer, [j]), ir.VectorType(kind, 16).as_pointer())
-
-
-def resized_vector(b: Any, vector: Any, kind: Any) -> Any:
-    """16 whole numbers in another type."""
-    change = b.trunc if vector.type.element.width > kind.width else b.sext
-    return change(vector, ir.VectorType(kind, 16))
