@@ -78,7 +78,7 @@ def spikes(
     taken = []
 
     def way(self: Neurons, _: Stretch) -> Synapses:
-        found = [w for w in self.ways if w.total.abreast == n]
+        found = [w for w in self.ways if w.total.abreast == n and self.sums]
         taken.extend(found)
         return (found or self.ways)[0]
 
@@ -119,6 +119,22 @@ def test_what_cannot_be_side_by_side_is_computed_one_by_one(settings: dict[str, 
     stages = EventBackend().build(network).stages
     ways = [len(s.ways) for s in stages if isinstance(s, Neurons)]
     assert ways == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("channels", "columns", "n"), [(16, 16, 8), (48, 16, 2), (64, 15, 2), (64, 13, 1), (20, 16, 1)]
+)
+def test_neurons_of_a_steady_current_fill_vectors(channels: int, columns: int, n: int) -> None:
+    net = Net(channels)
+    x = net.conv_relu(net.input(3, 5 if columns == 13 else 10, columns), channels)
+    model = net.model(net.head(x))
+    network = compiled(model, 1, recipe="ternary", timesteps=T).model
+    program = EventBackend().build(network)
+    first = next(s for s in program.stages if isinstance(s, Neurons))
+    assert [w.total.abreast for w in first.ways] == [n]
+    x = fresh(model, 1, 3)
+    expected = NumpyBackend().build(network).run(x, T, SPIKES)
+    assert not differences(expected, program.run(x, T, SPIKES))
 
 
 def test_activity_decides() -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from backends.event import dyadic, geometry
-from backends.event.layers import Rows, Sum, taps_of
+from backends.event.layers import Rows, Sum, nothing, taps_of
 from backends.event.synapses import LANES, Connection, blocks
 from snncompiler.graph import Array
 
@@ -32,6 +32,13 @@ def abreast(total: Sum) -> Sum | None:
     enough = max(2, _ENOUGH // total.channels)
     found = (side_by_side(total, n) for n in (enough, 2))
     return next((one for one in found if one is not None), None)
+
+
+def alone(channels: int, positions: int) -> Sum:
+    """No connection at all, for as many outputs at a time as there is room for."""
+    fits = range(LANES[0] // channels if channels % 16 == 0 else 0, 1, -1)
+    n = next((n for n in fits if positions % n == 0), 1)
+    return replace(nothing(positions // n, n * channels), abreast=n)
 
 
 def side_by_side(total: Sum, n: int) -> Sum | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import onnx_ir as ir
 
 from backends.event import aligned, kernels, memory
-from backends.event.abreast import abreast, beside
-from backends.event.layers import arrange, bias, layout, neuron, nothing, places, summed
+from backends.event.abreast import abreast, alone, beside
+from backends.event.layers import arrange, bias, layout, neuron, nothing, summed
 from backends.event.plan import Population
 from backends.event.spikes import Spikes
 from backends.event.stages import Synapses, small
@@ -17,6 +19,21 @@ from snncompiler.diagnostics import InputError, clean, refuse
 from snncompiler.graph import Array, sources
 
 _CHUNK = 2048
+
+
+class Grid(NamedTuple):
+    """Units 2^-k [C]; in them the constant current, thresholds [C], V at the start [1, P or 1, C].
+
+    V between two multiples makes the same spikes as the lower one: all that is added and compared
+    are multiples.
+    """
+
+    k: Array
+    current: Array
+    theta: Array
+    v: Array
+
+
 _NO_CURRENT = np.zeros((0, 0, 0, 0))
 
 
@@ -37,10 +54,13 @@ class Neurons:
         for full, single in pairs:
             self.sums.append(Synapses(summed(full, single, others, most)))
         self.channels, self.positions = channels, positions = layout(self.value)
-        self._grids: dict[int, tuple[Array, Array] | None] = {}  # by T, where all samples share it
+        self._grids: dict[int, Grid | None] = {}  # by T, where all samples share it
         self.first = self.sums[0] if self.sums else Synapses(nothing(positions, channels))
-        other = abreast(self.first.total) if others else None
-        self.ways = [self.first, *([Synapses(other)] if other else [])]
+        if self.sums:
+            other = abreast(self.first.total) if others else None
+            self.ways = [self.first, *([Synapses(other)] if other else [])]
+        else:
+            self.ways = [Synapses(alone(channels, positions))]
 
     def run(self, now: Stretch) -> None:
         """Compute the spikes of the stretch and keep the state."""
@@ -49,12 +69,12 @@ class Neurons:
         if grid is None:
             now.spikes[self.value] = self._anyhow(now, frozen)
         elif self._is_binary():
-            now.spikes[self.value] = self._in_bits(now, frozen, *grid)
+            now.spikes[self.value] = self._in_bits(now, frozen, grid)
         else:
-            now.spikes[self.value] = self._on_grid(now, frozen, *grid)
+            now.spikes[self.value] = self._on_grid(now, frozen, grid)
 
-    def _grid(self, now: Stretch) -> tuple[Array, Array] | None:
-        """Units 2^-k [C] and the constant current in them, if all can happen in integers.
+    def _grid(self, now: Stretch) -> Grid | None:
+        """The numbers in integers, if all can happen in them.
 
         The samples at the start decide; the state keeps its units when some of them have ended.
         """
@@ -64,13 +84,12 @@ class Neurons:
             return self._grids[now.timesteps]
         if self.node in now.grids:
             k = now.grids[self.node]
-            current = None if k is None else self._steady(now).in_units(k, now)
-            return None if k is None or current is None else (k, current)
+            return None if k is None else self._in_units(k, now)
         found = self._found_grid(now)
-        now.grids[self.node] = found and found[0]
+        now.grids[self.node] = found and found.k
         return found
 
-    def _found_grid(self, now: Stretch) -> tuple[Array, Array] | None:
+    def _found_grid(self, now: Stretch) -> Grid | None:
         """The same for the samples at hand, if 32 bits hold all that can happen."""
         if not self._is_simple():
             return None
@@ -89,35 +108,42 @@ class Neurons:
             return None
         if (k > room).any() or (np.ldexp(n.theta, k) < 1).any():
             return None
-        current = steady.in_units(k, now)
-        return None if current is None else (k, current)
+        return self._in_units(k, now)
 
-    def _in_bits(self, now: Stretch, frozen: int, k: Array, current: Array) -> Spikes:
+    def _in_units(self, k: Array, now: Stretch) -> Grid | None:
+        """The numbers in these units, if the current is a multiple of them."""
+        current = self._steady(now).in_units(k, now)
+        if current is None:
+            return None
+        theta = np.ldexp(self.neuron.theta, k).astype(np.int32)
+        v = np.floor(np.ldexp(self.neuron.v_init, k)).astype(np.int32)[None]
+        return Grid(k, current, theta, v)
+
+    def _in_bits(self, now: Stretch, frozen: int, grid: Grid) -> Spikes:
         """Neurons that fire at most once a step."""
         channels = self.channels
-        theta = np.ldexp(self.neuron.theta, k).astype(np.int32)
         lead, words = (now.samples, now.steps, self.positions), -(-channels // 64) * 4
         # Blocks write all numbers but those that make up 64 channels.
         make = memory.zeros if channels % 64 else memory.empty
         out = make((*lead, words), np.uint16)
         way = self._way(now)
         n = way.total.abreast
-        before, v, _ = self._potentials(now, k)
+        before, v, _ = self._potentials(now, grid)
         head = (beside(out, n), beside(before, n), beside(v, n))
-        rest = (beside(current, n), np.tile(theta, n), places(channels, n), frozen)
+        rest = (beside(grid.current, n), beside(grid.theta[None], n)[0], way.places, frozen)
         way.call(kernels.fire_binary, now, head, *rest, scratch=_at_hand)
         return Spikes(bits=out, channels=channels)
 
-    def _on_grid(self, now: Stretch, frozen: int, k: Array, current: Array) -> Spikes:
+    def _on_grid(self, now: Stretch, frozen: int, grid: Grid) -> Spikes:
         n = self.neuron
         out = self._counts(now)
-        shift = (k + np.log2(n.theta)).astype(np.int32)
+        shift = (grid.k + np.log2(n.theta)).astype(np.int32)
         way = self._way(now)
         side = way.total.abreast
-        state = (beside(a, side) for a in self._potentials(now, k))
+        state = (beside(a, side) for a in self._potentials(now, grid))
         head = (beside(out, side), out.reshape(-1), *state)
         limits = (int(n.gamma), int(n.gamma_neg))
-        rest = (beside(current, side), np.tile(shift, side), limits, frozen)
+        rest = (beside(grid.current, side), np.tile(shift, side), limits, frozen)
 
         def scratch(size: int) -> tuple[Array, ...]:
             potentials, constants, bits = _at_hand(size)
@@ -129,9 +155,9 @@ class Neurons:
 
     def _way(self, now: Stretch) -> Synapses:
         """The quickest of the ways to compute the same, at the activity there is."""
-        return min(self.ways, key=lambda way: way.cost(now)) if self.ways[1:] else self.first
+        return min(self.ways, key=lambda way: way.cost(now)) if self.ways[1:] else self.ways[0]
 
-    def _potentials(self, now: Stretch, k: Array) -> tuple[Array, Array, Array]:
+    def _potentials(self, now: Stretch, grid: Grid) -> tuple[Array, Array, Array]:
         """V before the stretch, room for V after it, and what was sent.
 
         In units of 2^-k, [B or 1, P or 1, C]; what does not matter is empty.
@@ -143,9 +169,7 @@ class Neurons:
             before, sent = now.states[self.node]
             after = empty if ends else before
         else:
-            # Between two multiples of 2^-k it makes the same spikes as the lower one: all that is
-            # added and compared are multiples.
-            before = np.floor(np.ldexp(self.neuron.v_init, k)).astype(np.int32)[None]
+            before = grid.v
             sent = memory.zeros(whole, np.int32) if self.neuron.gamma_neg else empty
             after = empty if ends else memory.empty(whole, np.int32)
         now.states[self.node] = after, sent

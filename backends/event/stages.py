@@ -9,7 +9,7 @@ import numpy as np
 
 from backends.event import bit_trains, geometry, memory, trains
 from backends.event.abreast import beside
-from backends.event.layers import Sum
+from backends.event.layers import Sum, places
 from backends.event.plan import Moved, Unit
 from backends.event.spikes import PAST, Lists, Spikes
 from backends.event.stretch import Stretch, run_all
@@ -52,6 +52,7 @@ class Synapses:
         per_vector = _VECTOR // (total.rows.narrow if total.rows else total.wide).itemsize
         self.vectors = sum(-(-block.lanes // per_vector) for block in self.blocks)
         self.weights = sum(c.w.size for c in total.full)
+        self.places = places(total.channels // total.abreast, total.abreast)
 
     def call(
         self,
