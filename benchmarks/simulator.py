@@ -109,13 +109,12 @@ turn each runs for a fifth of a second at least, again and again.
 Made by `python benchmarks/simulator.py --model MODEL.onnx --data DATA.npz --repeat 3 --write` for
 every network, 32 steps (`--timesteps 32,128` for two of them, compiled for 128); those of the
 VGG-16 (`--rates 0.01,0.05,0.2`) with PyTorch and SpikingJelly installed, the others without.
-"Growth" is by `benchmarks/growth.py`. Ratios depend on the machine. The two cores of this one are
-two threads of one core: where both do nothing but compute, each on numbers of its own, they are 1.2
-to 1.4 times as quick as one, and so the last column says little. On one of two whole cores, before
-the changes at the end of this page, the VGG-16 at batch 32 and T = 32 had 21.0, 9.3 and 3.7 in
-exact mode at 1, 5 and 20 %, cifar10_vgg 4.4, and two threads were 1.7 to 1.9 times as quick as one
-at batch 32, 0.9 to 1.6 times at batch 1. A layer is never computed densely: with 20 % of the VGG's
-neurons active in every step, adding the rows of events is still quicker than float convolutions.
+"Growth" is by `benchmarks/growth.py`. Ratios depend on the machine, and on who else uses it: where
+both cores of this one do nothing but compute, each on numbers of its own, they are 1.6 to 1.8 times
+as quick as one. On another one, whose two cores are threads of one core, the VGG-16 at batch 32 and
+T = 32 had 33.8, 9.3 and 4.0 in exact mode at 1, 5 and 20 %, cifar10_vgg 5.7 (before "Weights of 8
+bits" below). A layer is never computed densely: with 20 % of the VGG's neurons active in every
+step, adding the rows of events is still quicker than float convolutions.
 
 """
 COLUMNS = """

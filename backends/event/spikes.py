@@ -17,7 +17,7 @@ Each = Callable[[Iterable[Callable[[], object]], float], None]
 #: Nanoseconds to look at one count, and at one bit; and to write an event down.
 _LOOK, _LOOK_AT_BIT, _WRITE = 0.2, 0.05, 2.0
 #: Nanoseconds below which a second thread costs more than it saves.
-WORTH = 2e5
+WORTH = 4e5
 #: Share of events below which they are quicker to add up than all counts.
 _SPARSE = 0.06
 #: Elements behind the end of a list that kernels may read, or write.
