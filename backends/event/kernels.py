@@ -21,9 +21,9 @@ for all steps and samples of a task. Where channels are few, a position may be s
 see `abreast`.
 
 Arithmetic. On a grid (see `passes/grid.py`) weights are integers times 2^-k, k per output channel.
-Then all this happens in integers: rows of int8, int16 or int32, added in the type of `narrow`,
-which at most `limit` rows cannot overflow (0: any number), then in int32. Else rows, currents and
-potentials are float64.
+Then all this happens in integers: rows of int8 (in pairs, see `rows`), int16 or int32, added in the
+type of `narrow`, which at most `limit` rows cannot overflow (0: any number), then in int32. Else
+rows, currents and potentials are float64.
 """
 
 from __future__ import annotations

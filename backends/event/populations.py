@@ -19,6 +19,7 @@ from snncompiler.diagnostics import InputError, clean, refuse
 from snncompiler.graph import Array, sources
 
 _CHUNK = 2048
+_NO_CURRENT = np.zeros((0, 0, 0, 0))
 
 
 class Grid(NamedTuple):
@@ -32,9 +33,6 @@ class Grid(NamedTuple):
     current: Array
     theta: Array
     v: Array
-
-
-_NO_CURRENT = np.zeros((0, 0, 0, 0))
 
 
 class Neurons:
