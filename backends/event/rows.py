@@ -132,7 +132,7 @@ class _Pairs:
     def __init__(self, b: Any, kind: Any, length: int) -> None:
         self.b, self.kind, self.stride = b, kind, length // 2
         self.pieces = _pieces(length)
-        self.registers = [tuple(_zeros(b, kind, n // 2) for _ in "Xh") for _, n in self.pieces]
+        self.registers = [tuple(_zeros(b, kind, n // 2) for _ in range(2)) for _, n in self.pieces]
         self.n = cgutils.alloca_once(b, kind)  # rows, each as often as it counts
         b.store(ir.Constant(kind, 0), self.n)
 
