@@ -70,7 +70,7 @@ def test_a_potential_finer_than_the_weights_leaves_them_in_8_bits() -> None:
     rng = np.random.default_rng(5)
     fine = rng.integers(1, 2**16, (48, 1, 1)) * 2.0**-16
     neurons.replace_input_with(2, add_constant(network.graph, "fine", fine.astype(np.float32)))
-    program = EventBackend(precision="int8").build(network)
+    program = EventBackend().build(network)
     stages = [s for s in program.stages if isinstance(s, Neurons) and s.first.total.rows]
     assert [s.first.blocks[0].rows.dtype for s in stages] == [np.uint16]
     x = fresh(model, 5, 3)
