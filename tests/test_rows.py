@@ -11,7 +11,7 @@ from numba import njit
 from backends.event.int8 import to_int8
 from backends.event.populations import Neurons
 from backends.event.program import EventBackend
-from backends.event.rows import add_rows, paired
+from backends.event.rows import add_rows, packed
 from backends.reference import NumpyBackend
 from networks import Net
 from runs import SPIKES, compiled, differences, fresh
@@ -20,45 +20,51 @@ from snncompiler.graph import add_constant
 
 @njit
 def add(  # type: ignore[no-untyped-def]
-    total, narrow, w, rows, factors, first, last, scaled, lanes
+    total, narrow, w, rows, factors, n, limit, scaled, lanes
 ):
-    add_rows(total, 0, narrow, w, rows, factors, first, last, scaled, lanes)
+    add_rows(total, 0, narrow, w, rows, factors, n, limit, scaled, lanes)
 
 
-def case(seed: int, length: int, n: int, scaled: bool) -> tuple[Any, ...]:
-    """300 rows of weights and one of zeros, of which n are added from the third on; their sum."""
+def case(seed: int, length: int, n: int, scaled: bool, most: int) -> tuple[Any, ...]:
+    """300 rows of weights up to `most` and one of zeros, of which n are added; their sum."""
     rng = np.random.default_rng(seed)
-    w = np.zeros((301, length), np.int8)
-    w[:300] = rng.integers(-128, 128, (300, length))
-    rows = np.full(3 + n + 16, 300, np.int32)
-    rows[3 : 3 + n] = rng.integers(0, 300, n)
+    w = np.zeros((301, length), np.int8 if most < 128 else np.int16)
+    w[:300] = rng.integers(-most - 1, most + 1, (300, length))
+    rows = np.full(n + 16, 300, np.int32)
+    rows[:n] = rng.integers(0, 300, n)
     factors = rng.integers(-9 if scaled else 1, 10 if scaled else 2, rows.size).astype(np.int8)
-    expected = factors[3 : 3 + n].astype(np.int64) @ w[rows[3 : 3 + n]].astype(np.int64)
+    expected = factors[:n].astype(np.int64) @ w[rows[:n]].astype(np.int64)
     return w, rows, factors, expected
 
 
 @pytest.mark.parametrize("length", [16, 32, 48, 64, 112, 128])
-def test_pairs_add_up_as_the_rows_they_are_of(length: int) -> None:
+@pytest.mark.parametrize(
+    ("most", "scaled", "limit"),
+    [(127, False, 248), (127, True, 24), (2047, False, 16), (227, True, 16), (4095, False, 8)],
+)
+def test_rows_add_up_in_16_bits_and_in_32(
+    length: int, most: int, scaled: bool, limit: int
+) -> None:
     lanes, start = (0,) * (length // 16), np.arange(length, dtype=np.int32)
-    for scaled in (False, True):
-        # 28 rows, each up to 9 times, and 255 once: the most that 16 bits hold at worst.
-        for n in (0, 1, 7, 8, 9, 27, 28) if scaled else (0, 1, 7, 8, 9, 64, 254, 255):
-            w, rows, factors, expected = case(n, length, n, scaled)
-            for table in (w, paired(w)):
-                total = start.copy()
-                narrow = np.zeros(0, np.int16)
-                add(total, narrow, table, rows, factors, 3, 3 + n, scaled, lanes)
-                np.testing.assert_array_equal(total - start, expected)
+    for n in (0, 1, 7, 8, 9, limit - 1, limit, limit + 1, 2 * limit, 5 * limit + 3):
+        w, rows, factors, expected = case(n, length, n, scaled, most)
+        for narrow in (np.int16, np.int32):
+            total, own = start.copy(), np.zeros(0, narrow)
+            table = packed(w, own.dtype)
+            add(total, own, table, rows, factors, n, limit, scaled, lanes)
+            np.testing.assert_array_equal(total - start, expected)
 
 
-@pytest.mark.parametrize("value", [-128, 127])
-def test_pairs_hold_the_largest_sums(value: int) -> None:
-    w = np.zeros((9, 64), np.int8)
-    w[0, ::2], w[0, 1::2] = value, -1 - value
-    rows = np.array([0] * 255 + [8] * 17, np.int32)
-    total = np.zeros(64, np.int32)
-    add(total, np.zeros(0, np.int16), paired(w), rows, rows, 0, 255, False, (0, 0, 0, 0))
-    np.testing.assert_array_equal(total, 255 * w[0].astype(np.int32))
+@pytest.mark.parametrize(("low", "high", "limit"), [(-128, 127, 248), (-4096, 4095, 8)])
+def test_sixteen_bits_hold_the_largest_sums(low: int, high: int, limit: int) -> None:
+    for first, second in ((low, high), (high, low)):
+        w = np.zeros((9, 64), np.int8 if limit > 8 else np.int16)
+        w[0, ::2], w[0, 1::2] = first, second
+        rows, n = np.zeros(3 * limit + 16, np.int32), 3 * limit
+        rows[n:] = 8
+        total, own = np.zeros(64, np.int32), np.zeros(0, np.int16)
+        add(total, own, packed(w, own.dtype), rows, rows, n, limit, False, (0, 0, 0, 0))
+        np.testing.assert_array_equal(total, n * w[0].astype(np.int32))
 
 
 def test_a_potential_finer_than_the_weights_leaves_them_in_8_bits() -> None:

@@ -18,8 +18,8 @@ _part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinlin
 _FEW = 2
 #: As many words of 64 bits as it has.
 _CACHE_LINE = (0,) * 8
-#: Steps whose bits are counted before their number is added: few enough pages, and up to 255.
-_TOGETHER = 64
+#: Rows of bits whose number fits a byte.
+_COUNTED = 255
 
 
 @_part
@@ -112,18 +112,27 @@ def list_events(words, channels, width, span, ends, starts, codes):
 
 
 @_kernel
-def sum_bits(bits, totals):
-    """totals[P 16 words] = sum of the bits over samples and steps."""
+def sum_bits(bits, counts, totals):
+    """totals[P 16 words] += sum of the bits over samples and steps. counts: uint8, as many, 0.
+
+    Some rows after the other, each from its first bit to its last, as it lies in memory.
+    """
     line = totals.size // 16
     whole = line // 32 * 32
     rows = bits.shape[0] * bits.shape[1]
-    for begin in range(0, rows, _TOGETHER):
-        n = min(_TOGETHER, rows - begin)
-        at = begin * line
-        for i in range(0, whole, 32):
-            masks.count_bits(totals, 16 * i, bits, at + i, line, n, begin > 0, _CACHE_LINE)
-        for i in range(whole, line, 4):
-            masks.count_bits(totals, 16 * i, bits, at + i, line, n, begin > 0, (0,))
+    for begin in range(0, rows, _COUNTED):
+        end = min(begin + _COUNTED, rows)
+        rest = end - (end - begin) % masks.TOGETHER
+        for row in range(begin, rest, masks.TOGETHER):
+            for i in range(0, whole, 32):
+                masks.count_bits(counts, 16 * i, bits, row * line + i, line, _CACHE_LINE)
+            for i in range(whole, line, 4):
+                masks.count_bits(counts, 16 * i, bits, row * line + i, line, (0,))
+        for row in range(rest, end):
+            masks.add_bits(counts, 0, bits, row * line, line // 4)
+        for i in range(counts.size):
+            totals[i] += counts[i]
+            counts[i] = 0
 
 
 @_kernel

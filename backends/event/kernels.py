@@ -31,9 +31,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from backends.event.masks import fire_bits
+from backends.event.masks import fire_bits, fire_on
 from backends.event.rows import add_rows
-from backends.event.vectors import add_taps, collect, collect_runs, fill, fire_block
+from backends.event.vectors import add_taps, collect, collect_runs, fetch, fill, fire_block
 
 # Without NRT, Numba counts no references (more work than a quiet window), but may not allocate.
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
@@ -55,24 +55,34 @@ def _rows(rows, factors, synapse, lists, b, t, p):
 
 
 @_part
-def _add_most(wide, at, narrow, rows, factors, synapse, n, scaled, lanes):
-    """Add to wide[at:] the first of n collected rows, until `narrow` can add the rest; how many."""
-    w, limit = synapse[0], synapse[3]
-    done = np.int64(0)
-    while limit and n - done > limit:
-        add_rows(wide, at, narrow, w, rows, factors, done, done + limit, scaled, lanes)
-        done += limit
-    return done
+def _fetch_events(synapse, lists, b, t, begin, upto):
+    """Ask for the events that outputs begin .. upto see a step later, and where those start that
+    they see two steps later.
+
+    They lie where no processor foresees it, in the cache that is furthest.
+    """
+    _, pointers, runs, _ = synapse
+    codes, _, starts, _ = lists
+    steps = starts.shape[1]
+    first, last = pointers[begin], pointers[upto - 1]
+    same = min(pointers[begin + 1] - first, pointers[upto] - last)
+    at, done = (b * steps + t + 1) * starts.shape[2], np.int64(0)
+    for i in range(same):
+        q, r = max(np.int64(runs[first + i, 0]), done), np.int64(runs[last + i, 1])
+        if t + 1 < steps and q < r:
+            fetch(codes, starts.flat[at + q], starts.flat[at + r])
+        if t + 2 < steps and q < r:
+            fetch(starts, at + starts.shape[2] + q, at + starts.shape[2] + r)
+        done = r
 
 
 @_part
 def _gather(wide, at, narrow, rows, factors, synapse, lists, b, t, p, lanes):
     """Add to wide[at:] the rows of all events in the window of output p."""
     n = _rows(rows, factors, synapse, lists, b, t, p)
-    scaled = not lists[3][b, t]
-    done = _add_most(wide, at, narrow, rows, factors, synapse, n, scaled, lanes)
-    if done < n:
-        add_rows(wide, at, narrow, synapse[0], rows, factors, done, n, scaled, lanes)
+    if n:
+        w, limit, scaled = synapse[0], synapse[3], not lists[3][b, t]
+        add_rows(wide, at, narrow, w, rows, factors, n, limit, scaled, lanes)
 
 
 @_part
@@ -155,6 +165,11 @@ def fire_on_grid(
                 if gamma_neg:
                     _copy(count, here, sent, (b * positions + p) * channels + c0, width)
             for t in range(steps):
+                if synapse[1].size:
+                    _fetch_events(synapse, lists, b, t, begin, upto)
+                if t + 1 < steps:
+                    at = (b * steps + t + 1) * positions
+                    fetch(flat, (at + begin) * channels, (at + upto) * channels)
                 for p in range(begin, upto):
                     here = (p - begin) * length
                     at = ((b * steps + t) * positions + p) * channels + c0
@@ -197,7 +212,7 @@ def fire_binary(
     """
     first, last, start, end = span
     c0, width = block
-    w = synapse[0]
+    w, limit = synapse[0], synapse[3]
     u, narrow, rows, factors, constant, threshold = scratch
     length = 16 * len(lanes)
     steps, positions, words = out.shape[1:]
@@ -213,6 +228,11 @@ def fire_binary(
                 _copy(u, here, before, _place(before, b, p) + c0, width)
                 _copy(constant, here, bias, _place(bias, b, p) + c0, width)
             for t in range(steps):
+                if synapse[1].size:
+                    _fetch_events(synapse, lists, b, t, begin, upto)
+                if t + 1 < steps:
+                    at = (b * steps + t + 1) * positions
+                    fetch(out, (at + begin) * words, (at + upto) * words)
                 for p in range(begin, upto):
                     here = (p - begin) * length
                     at = ((b * steps + t) * positions + p) * words + c0 // 16
@@ -220,21 +240,47 @@ def fire_binary(
                         for j in range(len(lanes)):
                             out.flat[at + places[j]] = 0
                         continue
-                    n, done = np.int64(0), np.int64(0)
-                    scaled = False
+                    n, scaled = np.int64(0), False
                     if synapse[1].size:
                         n = _rows(rows, factors, synapse, lists, b, t, p)
                         scaled = not lists[3][b, t]
-                        done = _add_most(u, here, narrow, rows, factors, synapse, n, scaled, lanes)
                     if tap[1].size:
                         _pass_on(u, here, tap, x, b, t, p, c0, width, lanes)
                     fire_bits(
-                        u, here, constant, threshold, narrow, w, rows, factors, done, n, scaled,
+                        u, here, constant, threshold, narrow, w, rows, factors, n, limit, scaled,
                         out, at, places, lanes,
                     )  # fmt: skip
             for p in range(begin, upto if v.size else begin):
                 at = (b * positions + p) * channels + c0
                 _copy(v, at, u, (p - begin) * length, width)
+
+
+@_kernel
+def fire_steady(
+    out, before, v, span, block, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
+):
+    """`fire_binary` where no spikes arrive: potentials stay in registers over all steps."""
+    first, last, start, end = span
+    c0, width = block
+    u, _, _, _, constant, threshold = scratch
+    steps, positions, words = out.shape[1:]
+    channels = bias.shape[2]
+    for j in range(16 * len(lanes)):
+        threshold[j] = theta[c0 + j] if j < width else np.int32(2147483647)  # nobody is there
+    for b in range(first, last):
+        for p in range(start, end):
+            _copy(u, 0, before, _place(before, b, p) + c0, width)
+            _copy(constant, 0, bias, _place(bias, b, p) + c0, width)
+            at, stride = (b * steps * positions + p) * words + c0 // 16, positions * words
+            for t in range(delay):
+                for j in range(len(lanes)):
+                    out.flat[at + t * stride + places[j]] = 0
+            fire_on(
+                u, constant, threshold, out, at + delay * stride, stride, steps - delay, places,
+                lanes,
+            )  # fmt: skip
+            if v.size:
+                _copy(v, (b * positions + p) * channels + c0, u, 0, width)
 
 
 @_kernel

@@ -14,10 +14,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from backends.event.counts import maxima_of_windows
-from backends.event.emit import INDEX, const, same_numbers
+from backends.event.emit import INDEX, const, same_numbers, vector_at
 from backends.event.rows import sum_of_rows
 
 _NUMBER = ir.IntType(32)
+_BIT = ir.IntType(1)
+#: Rows of bits to count at once: 2^k - 1.
+TOGETHER = 15
 #: Of every byte the places of its bits that are set, in order, then those of the others.
 _PLACES = ir.Constant(
     ir.ArrayType(ir.IntType(8), 256 * 8),
@@ -31,7 +34,7 @@ _PLACES = ir.Constant(
 
 @intrinsic
 def fire_bits(
-    _context, u, here, bias, theta, narrow, w, rows, factors, first, last, scaled, out, at, places,
+    _context, u, here, bias, theta, narrow, w, rows, factors, n, limit, scaled, out, at, places,
     lanes,
 ):  # fmt: skip
     """U = u + bias + sum of rows (as `add_rows`);  s = U >= theta;  u = U - theta s;  out = s.
@@ -63,7 +66,6 @@ def fire_bits(
                 place = b.bitcast(b.gep(pointer, [const(at)]), vector.as_pointer())
                 return b.load(place, align=4)
 
-            x = x if x.type.element == _NUMBER else b.sext(x, vector)
             total = b.add(b.add(load(potential), load(constant)), x)
             limit = load(data[3])
             fires = b.icmp_signed(">=", total, limit)
@@ -76,6 +78,39 @@ def fire_bits(
                 bits = word if n == 16 else b.trunc(word, ir.IntType(16))
                 b.store(bits, place, align=2)
                 word = word if n == 16 else b.lshr(word, ir.Constant(word.type, 16))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def fire_on(_context, u, bias, theta, out, at, stride, steps, places, lanes):
+    """As `fire_bits` for some steps without rows, u in registers; a step's bits after `stride`."""
+    index = types.int64
+    signature = types.void(u, bias, theta, out, index, index, index, places, lanes)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        potential, constant, threshold, target, order = (
+            context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 1, 2, 3, 7)
+        )
+        blocks = range(len(lanes))
+
+        def load(pointer: Any) -> list[Any]:
+            return [b.load(vector_at(b, pointer, 16 * j, _NUMBER), align=4) for j in blocks]
+
+        current, limits = load(constant), load(threshold)
+        words = [b.load(b.gep(order, [const(j)])) for j in blocks]
+        totals = [cgutils.alloca_once_value(b, x) for x in load(potential)]
+        target = b.gep(target, [args[4]])
+        with cgutils.for_range(b, args[6], intp=INDEX) as loop:
+            place = b.gep(target, [b.mul(loop.index, args[5])])
+            for total, more, limit, word in zip(totals, current, limits, words, strict=True):
+                x = b.add(b.load(total), more)
+                fires = b.icmp_signed(">=", x, limit)
+                b.store(b.select(fires, b.sub(x, limit), x), total)
+                b.store(b.bitcast(fires, ir.IntType(16)), b.gep(place, [word]), align=2)
+        for j, total in zip(blocks, totals, strict=True):
+            b.store(b.load(total), vector_at(b, potential, 16 * j, _NUMBER), align=4)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -202,45 +237,50 @@ def rise_bits(_context, out, at, totals, base, top, here, taps, begin, end, chan
 
 
 @intrinsic
-def count_bits(_context, totals, here, x, at, stride, n, more, words):
-    """totals[here + i] = how often bit i of x[at + k stride:] is set, k < n <= 255; + if `more`.
+def count_bits(_context, counts, here, x, at, stride, words):
+    """counts[here + i] += how often bit i of x[at + k stride:] is set, k < TOGETHER.
 
     i < 64 len(words). As many words as a cache line has make it quick.
     """
     index = types.int64
-    signature = types.void(totals, index, x, index, index, index, more, words)
+    signature = types.void(counts, index, x, index, index, words)
     vector = ir.VectorType(ir.IntType(8), 64)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         target, source = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
-        wide = ir.VectorType(target.type.pointee, 64)
-        counts = [cgutils.alloca_once(b, vector) for _ in words]
-        for count in counts:
-            b.store(ir.Constant(vector, None), count)
-        with cgutils.for_range(b, args[5], intp=INDEX) as loop:
-            row = b.gep(source, [b.add(args[3], b.mul(loop.index, args[4]))])
-            row = b.bitcast(row, INDEX.as_pointer())
-            for j, count in enumerate(counts):
-                word = b.load(b.gep(row, [const(j)]), align=2)
-                ones = b.zext(b.bitcast(word, ir.VectorType(ir.IntType(1), 64)), vector)
-                b.store(b.add(b.load(count), ones), count)
-
-        def write(adds: bool) -> None:
-            for j, count in enumerate(counts):
-                place = b.gep(target, [b.add(args[1], const(64 * j))])
-                place = b.bitcast(place, wide.as_pointer())
-                found = b.zext(b.load(count), wide)
-                found = b.add(b.load(place, align=8), found) if adds else found
-                b.store(found, place, align=8)
-
-        with b.if_else(b.trunc(args[6], ir.IntType(1))) as (again, first):
-            with again:
-                write(True)
-            with first:
-                write(False)
+        source, line = b.gep(source, [args[3]]), ir.VectorType(INDEX, len(words)).as_pointer()
+        rows = [b.gep(source, [b.mul(args[4], const(k))]) for k in range(TOGETHER)]
+        planes = _planes(b, [b.load(b.bitcast(row, line), align=2) for row in rows])
+        for j in range(len(words)):
+            place = b.gep(target, [b.add(args[1], const(64 * j))])
+            place = b.bitcast(place, vector.as_pointer())
+            count = b.load(place, align=1)
+            for k, plane in enumerate(planes):
+                ones = b.bitcast(b.extract_element(plane, const(j)), ir.VectorType(_BIT, 64))
+                more = b.add(count, ir.Constant(vector, [1 << k] * 64))
+                count = b.select(ones, more, count)
+            b.store(count, place, align=1)
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+def _planes(b: Any, rows: list[Any]) -> list[Any]:
+    """Emit the numbers of bits set in 2^k - 1 rows, place by place: their own bits, lowest first.
+
+    A full adder makes of three bits of a value one of it and one of twice the value.
+    """
+    found = []
+    while rows:
+        above = []
+        while len(rows) > 1:
+            x, y, z, *rows = rows
+            one = b.xor(x, y)
+            above.append(b.or_(b.and_(x, y), b.and_(one, z)))
+            rows.append(b.xor(one, z))
+        found.append(rows[0])
+        rows = above
+    return found
 
 
 def _spread(context: Any, b: Any, sig: Any, args: Any, bits: int) -> Iterator[tuple[Any, Any]]:

@@ -129,7 +129,8 @@ class Neurons:
         before, v, _ = self._potentials(now, grid)
         head = (beside(out, n), beside(before, n), beside(v, n))
         rest = (beside(grid.current, n), beside(grid.theta[None], n)[0], way.places, frozen)
-        way.call(kernels.fire_binary, now, head, *rest, scratch=_at_hand)
+        kernel = kernels.fire_binary if self.sums else kernels.fire_steady
+        way.call(kernel, now, head, *rest, scratch=_at_hand)
         return Spikes(bits=out, channels=channels)
 
     def _on_grid(self, now: Stretch, frozen: int, grid: Grid) -> Spikes:

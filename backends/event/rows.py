@@ -1,10 +1,15 @@
 """Adding rows of weights, the sums of a block in vector registers.
 
-Rows of 8 bits that are added in 16 come in pairs (`paired`): weights l and h of two channels as one
-number X = 256 h + (l + 128). The sum of all X gives 256 sum(h) + sum(l) + 128 n, modulo 2^16; that
-of all X >> 8 gives sum(h). What is left is sum(l), exact as long as it fits. So 64 weights take one
-load, one shift and two additions, where to widen every weight takes two loads that widen and two
-additions; rows that are cached nearby are added in two thirds of the time.
+Two numbers as one, X = 2^n h + l + 2^(n - 1), are added by half as many instructions: the sum of
+all X gives 2^n sum(h) + sum(l) + 2^(n - 1) per X, modulo 2^(2 n); that of all X >> n gives sum(h).
+What is left is sum(l), exact as long as it fits. So
+
+- rows of 8 bits that are added in 16 come in pairs: 64 weights take one load, one shift and two
+  additions, where to widen every weight takes two loads that widen and two additions;
+- rows of 16 bits are added in 16, as many as cannot overflow, and their sums, two of them as one of
+  32 bits, in 32, in registers as well.
+
+`packed` puts weights where the halves are those of neighbouring vectors.
 """
 
 from __future__ import annotations
@@ -22,15 +27,16 @@ from backends.event.emit import INDEX, const, resized, same_numbers
 from snncompiler.graph import Array
 
 _BITS = 512  # of a vector: what LLVM splits if registers are narrower
+_SHORT, _NUMBER = ir.IntType(16), ir.IntType(32)
 
 
 @intrinsic
-def add_rows(_context, total, at, narrow, w, rows, factors, first, last, scaled, lanes):
-    """total[at + j] += sum of w[rows[i]][j] over first <= i < last; scaled: times factors[i].
+def add_rows(_context, total, at, narrow, w, rows, factors, n, limit, scaled, lanes):
+    """total[at + j] += sum of w[rows[i]][j] over i < n; scaled: times factors[i].
 
-    The sums of the block, len(lanes) x 16 numbers of the type of `narrow`, stay in vector
-    registers. Rows are taken eight at a time: behind the last there must be numbers of a row of
-    zeros. w: paired if they are uint16.
+    The sums of the block, len(lanes) x 16 numbers, stay in vector registers. w: as `packed` makes
+    it for the type of `narrow`, in which `limit` rows may be added, a multiple of 8. Rows are taken
+    eight at a time: behind the last there must be numbers of a row of zeros.
     """
     index = types.int64
     signature = types.void(total, index, narrow, w, rows, factors, index, index, scaled, lanes)
@@ -40,14 +46,13 @@ def add_rows(_context, total, at, narrow, w, rows, factors, first, last, scaled,
         target, *pointers = (
             context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 3, 4, 5)
         )
-        target, wide = b.gep(target, [args[1]]), target.type.pointee
+        target = b.gep(target, [args[1]])
         span = (args[6], args[7])
         for at, x in sum_of_rows(b, tuple(pointers), span, args[8], 16 * len(lanes), pairs):
-            kind, n = x.type.element, x.type.count
-            x = x if kind == wide else b.sext(x, ir.VectorType(wide, n))
             place = b.bitcast(b.gep(target, [const(at)]), x.type.as_pointer())
             y = b.load(place, align=1)
-            b.store((b.fadd if isinstance(wide, ir.DoubleType) else b.add)(y, x), place, align=1)
+            real = isinstance(x.type.element, ir.DoubleType)
+            b.store((b.fadd if real else b.add)(y, x), place, align=1)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -63,31 +68,46 @@ def sum_of_rows(
 ) -> list[tuple[int, Any]]:
     """Emit what `add_rows` tells; returns vectors that make up the block, and where each begins.
 
-    pointers: to numbers of the type of sums, weights, numbers of rows, factors. span: first, last.
+    pointers: to numbers of the type `narrow`, weights, numbers of rows, factors. span: how many
+    rows, and limit.
     """
     small, table, numbers, times = pointers
-    kind = small.type.pointee
-    sums = _Pairs(b, kind, length) if pairs else _Singles(b, kind, table.type.pointee, length)
+    kind, (n, limit) = small.type.pointee, span
+    sums: _Pairs | _Shorts | _Singles
+    if kind == _SHORT:
+        sums = _Pairs(b, length) if pairs else _Shorts(b, length)
+    else:
+        sums = _Singles(b, kind, table.type.pointee, length)
 
     def factor(i: Any) -> Any:
         number = b.load(b.gep(times, [i]))
         real = isinstance(kind, ir.DoubleType)
         return b.sitofp(number, kind) if real else resized(b, number, kind)
 
-    def add_all(scales: bool) -> None:
+    def add(first: Any, last: Any, scales: bool) -> None:
         at_once = min(sums.together, 2) if scales else sums.together
-        with cgutils.for_range_slice(b, *span, const(at_once), INDEX) as (i, _):
+        with cgutils.for_range_slice(b, first, last, const(at_once), INDEX) as (i, _):
             for j in range(at_once):
                 k = b.add(i, const(j))
                 row = b.mul(b.sext(b.load(b.gep(numbers, [k])), INDEX), const(sums.stride))
                 sums.add(b.gep(table, [row]), factor(k) if scales else None)
+
+    def add_all(scales: bool) -> None:
+        if isinstance(sums, _Singles):
+            add(const(0), n, scales)
+            return
+        with cgutils.for_range_slice(b, const(0), n, limit, INDEX) as (i, _):
+            left = b.sub(n, i)
+            some = b.select(b.icmp_signed("<", left, limit), left, limit)
+            sums.begin()
+            add(i, b.add(i, some), scales)
+            sums.carry(None if scales else some)
 
     with b.if_else(b.trunc(scaled, ir.IntType(1))) as (weighted, plain):
         with weighted:
             add_all(True)
         with plain:
             add_all(False)
-            sums.count(b.sub(span[1], span[0]))
     return sums.found()
 
 
@@ -115,13 +135,39 @@ class _Singles:
                 x = (b.fmul if self.real else b.mul)(x, same_numbers(b, scale, n))
             b.store((b.fadd if self.real else b.add)(b.load(register), x), register)
 
-    def count(self, rows: Any) -> None:
-        """Emit nothing: it does not matter how many there were."""
-
     def found(self) -> list[tuple[int, Any]]:
         """The sums, and where each vector of them begins."""
         pairs = zip(self.pieces, self.registers, strict=True)
         return [(at, self.b.load(register)) for (at, _), register in pairs]
+
+
+class _Halves:
+    """Sums of numbers of `bits`, n of them side by side, two and two as one."""
+
+    def __init__(self, b: Any, bits: int, n: int) -> None:
+        self.b, self.bits, self.half = b, bits, n // 2
+        self.kind = ir.IntType(2 * bits)
+        self.all, self.high = (_zeros(b, self.kind, self.half) for _ in range(2))
+
+    def clear(self) -> None:
+        """Emit: begin anew."""
+        for register in (self.all, self.high):
+            self.b.store(ir.Constant(register.type.pointee, None), register)
+
+    def add(self, x: Any, scale: Any = None) -> None:
+        """Emit: add these, times `scale` if that is given."""
+        b = self.b
+        high = b.ashr(x, ir.Constant(x.type, [self.bits] * self.half))
+        for part, register in ((x, self.all), (high, self.high)):
+            more = part if scale is None else b.mul(part, same_numbers(b, scale, self.half))
+            b.store(b.add(b.load(register), more), register)
+
+    def found(self, count: Any) -> tuple[Any, Any]:
+        """The sums of the low halves and of the high ones, so many each."""
+        b, high = self.b, self.b.load(self.high)
+        bias = b.shl(count, ir.Constant(self.kind, self.bits - 1))
+        low = b.sub(b.load(self.all), b.shl(high, ir.Constant(high.type, [self.bits] * self.half)))
+        return b.sub(low, same_numbers(b, bias, self.half)), high
 
 
 class _Pairs:
@@ -129,64 +175,121 @@ class _Pairs:
 
     together = 8
 
-    def __init__(self, b: Any, kind: Any, length: int) -> None:
-        self.b, self.kind, self.stride = b, kind, length // 2
-        self.pieces = _pieces(length)
-        self.registers = [tuple(_zeros(b, kind, n // 2) for _ in range(2)) for _, n in self.pieces]
-        self.n = cgutils.alloca_once(b, kind)  # rows, each as often as it counts
-        b.store(ir.Constant(kind, 0), self.n)
+    def __init__(self, b: Any, length: int) -> None:
+        self.b, self.stride = b, length // 2
+        self.pieces = _pieces(length, 64)
+        self.sums = [_Halves(b, 8, n) for _, n in self.pieces]
+        self.wide = [[_zeros(b, _NUMBER, n // 2) for _ in range(2)] for _, n in self.pieces]
+        self.n = cgutils.alloca_once(b, _SHORT)  # rows, each as often as it counts
+
+    def begin(self) -> None:
+        """Emit: so far nothing is added in 16 bits."""
+        self.b.store(ir.Constant(_SHORT, 0), self.n)
+        for halves in self.sums:
+            halves.clear()
 
     def add(self, row: Any, scale: Any) -> None:
         """Emit: add a row, times `scale` if that is given."""
         b = self.b
         if scale is not None:
             b.store(b.add(b.load(self.n), scale), self.n)
-        for (at, n), registers in zip(self.pieces, self.registers, strict=True):
-            vector = ir.VectorType(self.kind, n // 2)
-            pair = b.load(b.bitcast(b.gep(row, [const(at // 2)]), vector.as_pointer()), align=1)
-            high = b.ashr(pair, ir.Constant(vector, [8] * (n // 2)))
-            for x, register in zip((pair, high), registers, strict=True):
-                more = x if scale is None else b.mul(x, same_numbers(b, scale, n // 2))
-                b.store(b.add(b.load(register), more), register)
+        for (at, n), halves in zip(self.pieces, self.sums, strict=True):
+            place = b.gep(row, [const(at // 2)])
+            vector = ir.VectorType(_SHORT, n // 2).as_pointer()
+            halves.add(b.load(b.bitcast(place, vector), align=1), scale)
 
-    def count(self, rows: Any) -> None:
-        """Emit: so many rows were added without a factor, and some of zeros to fill a turn."""
-        full = self.b.and_(self.b.add(rows, const(self.together - 1)), const(-self.together))
-        self.b.store(self.b.trunc(full, self.kind), self.n)
+    def carry(self, rows: Any) -> None:
+        """Emit: go on in 32 bits. rows: how many were added if they were without a factor."""
+        b = self.b
+        if rows is not None:  # and some of zeros to fill a turn
+            full = b.and_(b.add(rows, const(self.together - 1)), const(-self.together))
+            b.store(b.trunc(full, _SHORT), self.n)
+        for halves, registers in zip(self.sums, self.wide, strict=True):
+            for part, register in zip(halves.found(b.load(self.n)), registers, strict=True):
+                more = b.sext(part, register.type.pointee)
+                b.store(b.add(b.load(register), more), register)
 
     def found(self) -> list[tuple[int, Any]]:
         """The sums, and where each vector of them begins."""
-        b, result = self.b, []
-        offset = b.mul(b.load(self.n), ir.Constant(self.kind, 128))
-        for (at, n), (x, h) in zip(self.pieces, self.registers, strict=True):
-            half = n // 2
-            high = b.load(h)
-            low = b.sub(b.load(x), b.shl(high, ir.Constant(high.type, [8] * half)))
-            low = b.sub(low, same_numbers(b, offset, half))
-            if half < 16:
-                order = ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(n)))
-                result.append((at, b.shuffle_vector(low, high, order)))
-            else:
-                result += [(at, low), (at + half, high)]
-        return result
+        loaded = [[self.b.load(register) for register in registers] for registers in self.wide]
+        return _in_order(self.b, self.pieces, loaded)
 
 
-def paired(rows: Array) -> Array:
-    """Rows of int8, [rows, channels], channels a multiple of 16, as pairs: uint16 [rows, C / 2].
+class _Shorts:
+    """Sums of rows of 16 bits, `packed`. stride: weights of a row."""
 
-    The first half of every piece of a row are the low parts, the second half the high ones.
+    together = 8
+
+    def __init__(self, b: Any, length: int) -> None:
+        self.b, self.stride = b, length
+        self.pieces = _pieces(length, 32)
+        self.registers = [_zeros(b, _SHORT, n) for _, n in self.pieces]
+        self.sums = [_Halves(b, 16, n) for _, n in self.pieces]
+        self.n = cgutils.alloca_once_value(b, ir.Constant(_NUMBER, 0))  # how often carried
+
+    def begin(self) -> None:
+        """Emit: so far nothing is added in 16 bits but what makes low halves positive."""
+        for (_, n), register in zip(self.pieces, self.registers, strict=True):
+            bias = ir.Constant(ir.VectorType(_SHORT, n), [-(1 << 15), 0] * (n // 2))
+            self.b.store(bias, register)
+
+    def add(self, row: Any, scale: Any) -> None:
+        """Emit: add a row, times `scale` if that is given."""
+        b = self.b
+        for (at, n), register in zip(self.pieces, self.registers, strict=True):
+            vector = ir.VectorType(_SHORT, n).as_pointer()
+            x = b.load(b.bitcast(b.gep(row, [const(at)]), vector), align=1)
+            more = x if scale is None else b.mul(x, same_numbers(b, scale, n))
+            b.store(b.add(b.load(register), more), register)
+
+    def carry(self, _rows: Any) -> None:
+        """Emit: go on in 32 bits."""
+        b = self.b
+        b.store(b.add(b.load(self.n), ir.Constant(_NUMBER, 1)), self.n)
+        for (_, n), register, halves in zip(self.pieces, self.registers, self.sums, strict=True):
+            halves.add(b.bitcast(b.load(register), ir.VectorType(_NUMBER, n // 2)))
+
+    def found(self) -> list[tuple[int, Any]]:
+        """The sums, and where each vector of them begins."""
+        n = self.b.load(self.n)
+        return _in_order(self.b, self.pieces, [halves.found(n) for halves in self.sums])
+
+
+def packed(rows: Array, narrow: np.dtype[np.generic]) -> Array:
+    """Rows of weights, [rows, channels], channels a multiple of 16, as they are added in `narrow`.
+
+    In 16 bits: the first half of every piece of a row are low parts, the second half high ones;
+    of int8 as uint16 [rows, C / 2], of int16 one after the other.
     """
-    result = aligned.zeros((len(rows), rows.shape[1] // 2), np.uint16)
-    for at, n in _pieces(rows.shape[1]):
+    if narrow != np.int16:
+        return rows
+    pairs = rows.dtype == np.int8
+    result = aligned.zeros((len(rows), rows.shape[1] // (2 if pairs else 1)), np.int16)
+    for at, n in _pieces(rows.shape[1], 64 if pairs else 32):
         low, high = (rows[:, i : i + n // 2].astype(np.int32) for i in (at, at + n // 2))
-        result[:, at // 2 : (at + n) // 2] = (high << 8) + low + 128 & 0xFFFF
-    return result
+        if pairs:
+            result[:, at // 2 : (at + n) // 2] = (high << 8) + low + 128
+        else:
+            result[:, at : at + n : 2], result[:, at + 1 : at + n : 2] = low, high
+    return result.view(np.uint16) if pairs else result
 
 
-def _pieces(length: int) -> list[tuple[int, int]]:
+def _pieces(length: int, whole: int) -> list[tuple[int, int]]:
     """Where vectors begin that make up a row of weights, and how many each holds."""
-    sizes = [64] * (length // 64) + [n for n in (32, 16) if length & n]
+    sizes = [whole] * (length // whole) + [n for n in (32, 16) if n < whole and length & n]
     return [(sum(sizes[:i]), n) for i, n in enumerate(sizes)]
+
+
+def _in_order(b: Any, pieces: list[tuple[int, int]], halves: Any) -> list[tuple[int, Any]]:
+    """Vectors of 16 sums at least, and where each begins."""
+    result = []
+    for (at, n), (low, high) in zip(pieces, halves, strict=True):
+        if n < 32:
+            order = ir.Constant(ir.VectorType(_NUMBER, n), list(range(n)))
+            result.append((at, b.shuffle_vector(low, high, order)))
+        else:
+            result += [(at, low), (at + n // 2, high)]
+    return result
 
 
 def _zeros(b: Any, kind: Any, n: int) -> Any:

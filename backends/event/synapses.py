@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from backends.event import aligned, geometry
 from backends.event.geometry import Convolution, Windows
-from backends.event.rows import paired
+from backends.event.rows import packed
 from snncompiler.graph import Array, attribute, constant, shape, weights
 
 #: Output channels that one call of a kernel computes: how many fit its registers.
@@ -122,7 +122,6 @@ def blocks(w: Array, groups: int, narrow: np.dtype[np.generic]) -> list[Block]:
 
     narrow: the type that rows are added in.
     """
-    pairs = w.dtype == np.int8 and narrow == np.int16
     rows, width = w.shape[0] * w.shape[1], w.shape[2] // groups
     room = max(_LEAST, int(_SHARE * _own_cache()))
     flat = w.reshape(rows, w.shape[2])
@@ -135,7 +134,7 @@ def blocks(w: Array, groups: int, narrow: np.dtype[np.generic]) -> list[Block]:
             used = min(lanes, left)
             part = aligned.zeros((rows + 1, lanes), w.dtype)
             part[:rows, :used] = flat[:, first : first + used]
-            result.append(Block(group, first, used, paired(part) if pairs else part))
+            result.append(Block(group, first, used, packed(part, narrow)))
             first, left = first + used, left - used
     return result
 

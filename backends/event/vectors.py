@@ -16,6 +16,8 @@ from numba.extending import intrinsic
 
 from backends.event.emit import INDEX, const, place_from, resized, same_numbers, vector_at
 
+_LINE = 64  # bytes of a cache
+
 
 @intrinsic
 def collect(_context, target, n, source, begin, end, shift):
@@ -80,6 +82,26 @@ def fill(_context, target, n, number):
         kind = to.type.pointee
         same = same_numbers(b, resized(b, args[2], kind), 16)
         b.store(same, place_from(b, to, args[1], kind), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def fetch(_context, source, first, last):
+    """Ask for source[first:last]: to be in a cache when it is read, or written."""
+    signature = types.void(source, types.int64, types.int64)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, b, args[0]).data
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, *[number] * 3])
+        ask = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0i8")
+        size = context.get_abi_sizeof(data.type.pointee)
+        begin, end = (b.mul(i, const(size)) for i in args[1:])
+        data = b.bitcast(data, byte)
+        with cgutils.for_range_slice(b, begin, b.add(end, const(_LINE)), const(_LINE), INDEX) as (i, _):
+            b.call(ask, [b.gep(data, [i]), number(0), number(3), number(1)])
         return context.get_dummy_value()
 
     return signature, codegen
