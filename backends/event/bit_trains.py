@@ -113,7 +113,7 @@ def list_events(words, channels, width, span, ends, starts, codes):
 
 @_kernel
 def sum_bits(bits, counts, totals):
-    """totals[P 16 words] += sum of the bits over samples and steps. counts: uint8, as many, 0.
+    """totals[P 16 words] = sum of the bits over samples and steps. counts: uint8, as many, 0.
 
     Some rows after the other, each from its first bit to its last, as it lies in memory.
     """
@@ -131,7 +131,7 @@ def sum_bits(bits, counts, totals):
         for row in range(rest, end):
             masks.add_bits(counts, 0, bits, row * line, line // 4)
         for i in range(counts.size):
-            totals[i] += counts[i]
+            totals[i] = np.int64(counts[i]) + (totals[i] if begin else 0)
             counts[i] = 0
 
 

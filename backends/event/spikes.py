@@ -88,7 +88,7 @@ class Spikes:
     def _summed(self, size: int) -> Array:
         """The same of `size` places, int64: of every count, or of every bit, if there are bits."""
         if self.bits is not None:
-            sums = memory.zeros((size,), np.int64)
+            sums = memory.empty((size,), np.int64)
             bit_trains.sum_bits(self.bits, memory.zeros((size,), np.uint8), sums)
             return sums
         total = memory.zeros((size,), np.int32)
