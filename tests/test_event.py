@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tracemalloc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 
@@ -27,7 +23,7 @@ from backends.event.int8 import round_weights, to_int8
 from backends.event.plan import Population, make_plan
 from backends.event.populations import Neurons
 from backends.event.program import EventBackend
-from backends.event.spikes import Spikes, joined, stretches
+from backends.event.spikes import stretches
 from backends.event.steady import Steady
 from backends.event.synapses import LANES, blocks
 from backends.reference import NumpyBackend
@@ -421,84 +417,6 @@ def test_windows_are_those_of_the_equation(seed: int, transposed: bool) -> None:
         assert unrolled == seen
 
 
-def each(tasks: Iterable[Callable[[], object]], _work: float) -> None:
-    """One task after the other."""
-    for task in tasks:
-        task()
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_events_are_listed_in_order(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    groups = int(rng.integers(1, 4))
-    shape = (*rng.integers(1, 7, 3), groups * int(rng.choice([1, 3, 8, 16, 72])))
-    kind = rng.choice([np.int8, np.int32])
-    x = (rng.integers(-3, 4, shape) * (rng.random(shape) < rng.random())).astype(kind)
-    binary = rng.random() < 0.5
-    if binary:
-        x = (x > 0).astype(kind)
-
-    spikes = Spikes(x)
-    if binary and rng.random() < 0.7:
-        padded = np.zeros((*shape[:3], -(-shape[3] // 64) * 64), bool)
-        padded[..., : shape[3]] = x
-        bits = np.packbits(padded, axis=-1, bitorder="little").view(np.uint16)
-        spikes = Spikes(bits=bits, channels=shape[3])
-        np.testing.assert_array_equal(spikes.x, x)
-    if rng.random() < 0.5:
-        np.testing.assert_array_equal(spikes.totals(), np.abs(x.astype(int)).sum((0, 1)))
-    lists = spikes.lists(groups, each)
-    width = shape[3] // groups
-    for g, found in enumerate(lists):
-        part = x[..., g * width : (g + 1) * width]
-        for b, t in np.ndindex(*shape[:2]):
-            assert found.plain[b, t] == (not (part[b, t] & ~1).any())
-            flat = part[b, t].reshape(-1)
-            codes = found.codes[found.starts[b, t, 0] : found.starts[b, t, -1]]
-            np.testing.assert_array_equal(codes, np.flatnonzero(flat))
-            if not found.plain[b, t]:
-                counts = found.counts[found.starts[b, t, 0] : found.starts[b, t, -1]]
-                np.testing.assert_array_equal(counts, flat[codes])
-            here = np.diff(found.starts[b, t])
-            np.testing.assert_array_equal(here, (part[b, t] != 0).sum(1))
-    np.testing.assert_array_equal(spikes.totals(), np.abs(x.astype(int)).sum((0, 1)))
-
-
-def test_older_processors_list_the_same_events(tmp_path: Path) -> None:
-    """Those that cannot compress a vector of bytes: few events and many, whole words and groups."""
-    script = """
-import numba, numpy as np
-from backends.event import masks
-from backends.event.spikes import Spikes
-assert not numba.njit(lambda: masks.compresses())()
-rng = np.random.default_rng(1)
-for channels, groups, rate in [(64, 1, 0.01), (128, 1, 0.3), (24, 1, 0.9), (96, 2, 0.2)]:
-    x = rng.random((2, 5, 30, channels)) < rate
-    padded = np.zeros((2, 5, 30, -(-channels // 64) * 64), bool)
-    padded[..., :channels] = x
-    bits = np.packbits(padded, axis=-1, bitorder="little").view(np.uint16)
-    spikes = Spikes(bits=bits, channels=channels)
-    lists = spikes.lists(groups, lambda tasks, _: [task() for task in tasks])
-    for part, found in zip(np.split(x, groups, 3), lists):
-        flat = part.reshape(2, 5, -1)
-        expected = [np.flatnonzero(flat[b, t]) for b in range(2) for t in range(5)]
-        assert (found.codes == np.concatenate(expected)).all()
-        assert (np.diff(found.starts) == part.sum(3)).all()
-"""
-    env = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
-    subprocess.run(
-        [sys.executable, "-c", script], check=True, env=env, cwd=Path(__file__).parents[1]
-    )
-
-
-def test_bits_are_counted_over_many_steps() -> None:
-    ones = np.random.default_rng(1).random((2, 600, 9, 64)) < 0.9
-    bits = np.packbits(ones, axis=-1, bitorder="little").view(np.uint16)
-    found = Spikes(bits=bits, channels=64).totals()
-    np.testing.assert_array_equal(found, ones.sum((0, 1)))
-
-
 @pytest.mark.parametrize(
     ("gamma", "timesteps"), [(1, 127), (1, 128), (3, 43), (200, 8), (300, 120)]
 )
@@ -529,42 +447,12 @@ def test_constant_currents_are_brought_over_as_they_are(seed: int, mapped: bool,
     np.testing.assert_array_equal(steady.current(), expected)
     assert (steady.peak() >= np.abs(expected).max((0, 1))).all()
 
-    now = SimpleNamespace(each=each)
+    now = SimpleNamespace(each=lambda tasks, _: [task() for task in tasks])
     found = steady.in_units(k, now)  # type: ignore[arg-type]
     np.testing.assert_array_equal(found, expected * np.exp2(k))
     c, p = rng.integers(channels), rng.integers(len(bias))
     bias[p, c] += 2.0 ** -(k[c] + 1)
     assert Steady(bias, values).in_units(k, now) is None  # type: ignore[arg-type]
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 3))
-def test_joined_events_are_those_of_one_value_after_the_other(seed: int, values: int) -> None:
-    rng = np.random.default_rng(seed)
-    samples, steps = rng.integers(1, 4, 2)
-
-    parts = []
-    for _ in range(values):
-        shape = (samples, steps, *rng.integers(1, 6, 2))
-        x = rng.integers(-1, 4, shape) * (rng.random(shape) < 0.4)
-        if rng.random() < 0.5:
-            x[rng.integers(samples)] = 0
-        if rng.random() < 0.5:
-            x = (x > 0).astype(int)
-        parts += Spikes(x.astype(rng.choice([np.int8, np.int32]))).lists(1, each)
-    found = joined(parts, each)
-
-    def events(given, b: int, t: int) -> list[tuple[int, int]]:  # type: ignore[no-untyped-def]
-        rows = slice(given.starts[b, t, 0], given.starts[b, t, -1])
-        plain = given.plain[b, t]
-        counts = np.ones(rows.stop - rows.start, int) if plain else given.counts[rows]
-        return list(zip(given.codes[rows].tolist(), counts.tolist(), strict=True))
-
-    for b, t in np.ndindex(samples, steps):
-        assert events(found, b, t) == [e for part in parts for e in events(part, b, t)]
-        assert found.plain[b, t] == all(part.plain[b, t] for part in parts)
-        widths = np.concatenate([np.diff(part.starts[b, t]) for part in parts])
-        np.testing.assert_array_equal(np.diff(found.starts[b, t]), widths)
 
 
 @pytest.mark.parametrize("recipe", ["binary", "graded"])

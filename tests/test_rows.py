@@ -42,9 +42,7 @@ def case(seed: int, length: int, n: int, scaled: bool, most: int) -> tuple[Any, 
     ("most", "scaled", "limit"),
     [(127, False, 248), (127, True, 24), (2047, False, 16), (227, True, 16), (4095, False, 8)],
 )
-def test_rows_add_up_in_16_bits_and_in_32(
-    length: int, most: int, scaled: bool, limit: int
-) -> None:
+def test_rows_add_up_in_16_bits_and_in_32(length: int, most: int, scaled: bool, limit: int) -> None:
     lanes, start = (0,) * (length // 16), np.arange(length, dtype=np.int32)
     for n in (0, 1, 7, 8, 9, limit - 1, limit, limit + 1, 2 * limit, 5 * limit + 3):
         w, rows, factors, expected = case(n, length, n, scaled, most)

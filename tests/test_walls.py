@@ -130,7 +130,10 @@ def test_a_pass_imports_only_ground_and_pure_helpers(name: str) -> None:
             assert (room(found) or "__init__") in allowed, found
 
 
-NUMBA = ("bit_trains", "counts", "flags", "kernels", "masks", "rows", "trains", "vectors")
+NUMBA = (
+    "bit_kernels", "bit_trains", "counts", "currents", "flags", "kernels", "masks", "rows",
+    "trains", "vectors",
+)  # fmt: skip
 #: What backends have in common.
 SHARED = {"", "base", "numpy_ops", "definitions", "reference", "workers"}
 

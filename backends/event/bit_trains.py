@@ -84,7 +84,7 @@ def list_events(words, channels, width, span, ends, starts, codes):
             here = (b * words.shape[1] + t) * positions * each
             few = ends[b, t] - at < _FEW * positions * (last_word - first_word)
             few = few and not masks.compresses()
-            if first == 0 and last == 64 * each and not few and ends[b, t] + 16 < end:
+            if first == 0 and last == 64 * each and not few and ends[b, t] + 32 < end:
                 for q in range(positions):
                     for i in range(each):
                         word = words.flat[here + q * each + i]
@@ -97,7 +97,7 @@ def list_events(words, channels, width, span, ends, starts, codes):
                     word = _word(words, here + q * each, i, first, last)
                     code = q * width + 64 * i - first
                     n = np.int64(ones(word))
-                    if at + n + 16 > end or (few and n > 4):
+                    if at + n + 32 > end or (few and n > 4):
                         for j in range(n):
                             codes[at + j] = code + np.int64(lowest_bit(word))
                             word &= word - np.uint64(1)

@@ -128,13 +128,13 @@ def compresses(_context):
 
 @intrinsic
 def list_word(_context, codes, at, word, code):
-    """codes[at + j] = code + the place of the j-th bit set in a word; 16 more may be written."""
+    """codes[at + j] = code + the place of the j-th bit set in a word; 32 more may be written."""
     signature = types.void(codes, types.int64, types.uint64, types.int64)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         target = b.gep(context.make_array(sig.args[0])(context, b, args[0]).data, [args[1]])
         emit = _list_at_once if _compresses(context) else _list_by_bytes
-        emit(b, target, args[2], b.trunc(args[3], _NUMBER))
+        emit(b, target, args[2], b.trunc(args[3], target.type.pointee))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -147,41 +147,42 @@ def _compresses(context: Any) -> bool:
 
 
 def _list_at_once(b: Any, target: Any, word: Any, code: Any) -> None:
-    """Emit `list_word`: compress the numbers 0 .. 63, bytes; write down 16 at a time."""
-    all_, some = (ir.VectorType(ir.IntType(8), n) for n in (64, 16))
+    """Emit `list_word`: compress the numbers 0 .. 63, bytes; write down a vector at a time."""
+    size = 512 // code.type.width
+    all_, some = (ir.VectorType(ir.IntType(8), n) for n in (64, size))
     mask = ir.VectorType(ir.IntType(1), 64)
     kind = ir.FunctionType(all_, [all_, all_, mask])
     compress = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512.mask.compress.v64i8")
     numbers, nothing = ir.Constant(all_, list(range(64))), ir.Constant(all_, None)
     places = b.call(compress, [numbers, nothing, b.bitcast(word, mask)])
-    offset = same_numbers(b, code, 16)
+    offset = same_numbers(b, code, size)
 
     def write(places: Any, at: Any) -> None:
         found = b.add(b.zext(places, offset.type), offset)
-        b.store(found, b.bitcast(b.gep(target, [at]), offset.type.as_pointer()), align=4)
+        b.store(found, b.bitcast(b.gep(target, [at]), offset.type.as_pointer()), align=2)
 
-    # Always the first sixteen: more are seldom, and whether there are any at all, nobody knows.
-    front = ir.Constant(ir.VectorType(_NUMBER, 16), list(range(16)))
+    # Always the first ones: more are seldom, and whether there are any at all, nobody knows.
+    front = ir.Constant(ir.VectorType(_NUMBER, size), list(range(size)))
     write(b.shuffle_vector(places, nothing, front), const(0))
     n = b.ctpop(word)
-    with b.if_then(b.icmp_unsigned(">", n, const(16)), likely=False):
+    with b.if_then(b.icmp_unsigned(">", n, const(size)), likely=False):
         kept = cgutils.alloca_once_value(b, places)
         first = b.bitcast(kept, ir.IntType(8).as_pointer())
-        with cgutils.for_range_slice(b, const(16), n, const(16), INDEX) as (i, _):
+        with cgutils.for_range_slice(b, const(size), n, const(size), INDEX) as (i, _):
             write(b.load(b.bitcast(b.gep(first, [i]), some.as_pointer()), align=1), i)
 
 
 def _list_by_bytes(b: Any, target: Any, word: Any, code: Any) -> None:
     """Emit `list_word`: look every byte up; write down eight, whether there are as many or not."""
-    small, wide = ir.VectorType(ir.IntType(8), 8), ir.VectorType(_NUMBER, 8)
+    small, wide = (ir.VectorType(kind, 8) for kind in (ir.IntType(8), code.type))
     table = cgutils.global_constant(b, "places_of_bits", _PLACES)
     to = const(0)
     for k in range(0, 64, 8):
         byte = b.and_(b.lshr(word, const(k)), const(255))
         row = b.bitcast(b.gep(table, [const(0), b.mul(byte, const(8))]), small.as_pointer())
         places = b.zext(b.load(row, align=8), wide)
-        found = b.add(places, same_numbers(b, b.add(code, ir.Constant(_NUMBER, k)), 8))
-        b.store(found, b.bitcast(b.gep(target, [to]), wide.as_pointer()), align=4)
+        found = b.add(places, same_numbers(b, b.add(code, ir.Constant(code.type, k)), 8))
+        b.store(found, b.bitcast(b.gep(target, [to]), wide.as_pointer()), align=2)
         to = b.add(to, b.ctpop(byte))
 
 

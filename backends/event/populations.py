@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from backends.event import aligned, kernels, memory
+from backends.event import aligned, bit_kernels, kernels, memory
 from backends.event.abreast import abreast, alone, beside
 from backends.event.layers import arrange, bias, layout, neuron, nothing, summed
 from backends.event.plan import Population
@@ -129,7 +129,7 @@ class Neurons:
         before, v, _ = self._potentials(now, grid)
         head = (beside(out, n), beside(before, n), beside(v, n))
         rest = (beside(grid.current, n), beside(grid.theta[None], n)[0], way.places, frozen)
-        kernel = kernels.fire_binary if self.sums else kernels.fire_steady
+        kernel = bit_kernels.fire_binary if self.sums else bit_kernels.fire_steady
         way.call(kernel, now, head, *rest, scratch=_at_hand)
         return Spikes(bits=out, channels=channels)
 

@@ -89,7 +89,7 @@ def sum_of_rows(
         with cgutils.for_range_slice(b, first, last, const(at_once), INDEX) as (i, _):
             for j in range(at_once):
                 k = b.add(i, const(j))
-                row = b.mul(b.sext(b.load(b.gep(numbers, [k])), INDEX), const(sums.stride))
+                row = b.mul(b.zext(b.load(b.gep(numbers, [k])), INDEX), const(sums.stride))
                 sums.add(b.gep(table, [row]), factor(k) if scales else None)
 
     def add_all(scales: bool) -> None:

@@ -21,11 +21,11 @@ WORTH = 4e5
 #: Share of events below which they are quicker to add up than all counts.
 _SPARSE = 0.06
 #: Elements behind the end of a list that kernels may read, or write.
-PAST = 16
+PAST = 32
 
 
 class Lists(NamedTuple):
-    """Events of a group of channels; see `kernels`."""
+    """Events of a group of channels; see `currents`."""
 
     codes: Array
     counts: Array
@@ -50,7 +50,7 @@ class Spikes:
         assert given is not None
         self.samples, self.steps, self.positions, width = given.shape
         self.channels = width if bits is None else channels
-        self._lists: dict[int, list[Lists]] = {}
+        self._lists: dict[tuple[int, Any], list[Lists]] = {}
         self._totals: Array | None = None
 
     @classmethod
@@ -92,7 +92,7 @@ class Spikes:
             bit_trains.sum_bits(self.bits, memory.zeros((size,), np.uint8), sums)
             return sums
         total = memory.zeros((size,), np.int32)
-        listed = self._lists.get(1)
+        listed = next((found for (groups, _), found in self._lists.items() if groups == 1), None)
         if listed is not None and len(listed[0].codes) < _SPARSE * self.size:
             trains.add_events(*listed[0], total)
         elif not self.silent:
@@ -108,15 +108,15 @@ class Spikes:
         """Nanoseconds to look at everything."""
         return (_LOOK if self.bits is None else _LOOK_AT_BIT) * self.size
 
-    def lists(self, groups: int, each: Each) -> list[Lists]:
-        """The events of every group of channels."""
-        if groups not in self._lists:
+    def lists(self, groups: int, kind: Any, each: Each) -> list[Lists]:
+        """The events of every group of channels, codes of this type."""
+        if (groups, kind) not in self._lists:
             width = self.channels // groups
             cuts = range(0, self.channels, width)
-            self._lists[groups] = [self._list(c, c + width, each) for c in cuts]
-        return self._lists[groups]
+            self._lists[groups, kind] = [self._list(c, c + width, kind, each) for c in cuts]
+        return self._lists[groups, kind]
 
-    def _list(self, first: int, last: int, each: Each) -> Lists:
+    def _list(self, first: int, last: int, codes_: Any, each: Each) -> Lists:
         """Count the events of these channels, then write them down."""
         starts = memory.empty((self.samples, self.steps, self.positions + 1), np.int32)
         plain = np.ones((self.samples, self.steps), np.bool_)
@@ -139,7 +139,7 @@ class Spikes:
         if size >= 2**31:
             raise _too_many()
         begins = (ends - sizes).astype(np.int32)
-        codes = memory.empty((size + PAST,), np.int32)[:size]
+        codes = memory.empty((size + PAST,), codes_)[:size]
         kind = np.dtype(np.int8) if self.bits is not None else self.x.dtype
         counts = memory.empty((size + PAST if self.bits is None else PAST,), kind)[:size]
         if words is not None:
@@ -176,7 +176,7 @@ def joined(parts: Sequence[Lists], each: Each) -> Lists:
         np.add(part.starts[..., :-1], begins[..., i : i + 1] - part.starts[..., :1], out=own)
     plain = np.logical_and.reduce([part.plain for part in parts])
     size = ends[-1, -1, -1]
-    codes = memory.empty((size + PAST,), np.int32)[:size]
+    codes = memory.empty((size + PAST,), parts[0].codes.dtype)[:size]
     kind = np.result_type(*(part.counts for part in parts))
     counts = memory.empty((PAST if plain.all() else size + PAST,), kind)[:size]
 

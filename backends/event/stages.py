@@ -20,10 +20,10 @@ from snncompiler.graph import Array, attribute, shape, weights
 #: neuron, to look at a count in other ways; to collect the events of a window.
 _ADD, _LOAD, _UPDATE, _LOOK, _COLLECT = 0.7, 0.15, 0.25, 0.5, 20.0
 _VECTOR = 64  # bytes
-_NONE = np.zeros(0, np.int32)
+_NONE, _NO_CODES = np.zeros(0, np.int32), np.zeros(0, np.uint16)
 _NO_RUNS = np.zeros((0, 3), np.int32)
 _NO_LISTS = Lists(
-    _NONE, np.zeros(0, np.int8), np.zeros((1, 1, 1), np.int32), np.zeros((1, 1), np.bool_)
+    _NO_CODES, np.zeros(0, np.int8), np.zeros((1, 1, 1), np.int32), np.zeros((1, 1), np.bool_)
 )
 _NO_SPIKES, _NO_BITS = np.zeros((0, 0, 0, 0), np.int8), np.zeros((0, 0, 0, 0), np.uint16)
 
@@ -52,6 +52,8 @@ class Synapses:
         per_vector = _VECTOR // (total.rows.narrow if total.rows else total.wide).itemsize
         self.vectors = sum(-(-block.lanes // per_vector) for block in self.blocks)
         self.weights = sum(c.w.size for c in total.full)
+        most = max(len(block.rows) for block in self.blocks)
+        self.codes = np.dtype(np.uint16 if most <= 1 << 16 else np.int32)
         self.places = places(total.channels // total.abreast, total.abreast)
 
     def call(
@@ -68,7 +70,7 @@ class Synapses:
         and the collected rows.
         """
         t, rows = self.total, self.total.rows
-        lists = now.lists(t.full) if t.full else [_NO_LISTS]
+        lists = now.lists(t.full, self.codes) if t.full else [_NO_LISTS]
         x = self._passed_on(now)
         narrow = rows.narrow if rows else t.wide
 
@@ -85,7 +87,7 @@ class Synapses:
             most = len(block.rows) + PAST
             own = (
                 np.zeros(0, narrow),
-                np.empty(most, np.int32),
+                np.empty(most, self.codes),
                 np.empty(most, events.counts.dtype),
             )
             lanes = (0,) * (size // 16)
@@ -128,7 +130,7 @@ class Synapses:
             added = 0.0
             for c in t.full:
                 seen = len(c.windows.pairs) / c.windows.inputs / c.groups
-                added += seen * sum(len(part.codes) for part in now.events(c))
+                added += seen * sum(len(part.codes) for part in now.events(c, self.codes))
             cost += _ADD * added * self.vectors + _LOAD * min(added * t.channels, self.weights)
             cost += _COLLECT * now.samples * now.steps * t.positions * len(self.blocks)
         return cost

@@ -67,14 +67,14 @@ class Stretch:
         cuts = (positions * i // wanted for i in range(wanted + 1))
         return [(0, self.samples, a, b) for a, b in pairwise(cuts)]
 
-    def lists(self, connections: Sequence[Connection]) -> list[Lists]:
+    def lists(self, connections: Sequence[Connection], kind: Any) -> list[Lists]:
         """The events that flow through connections of as many groups, group by group."""
-        found = map(self.events, connections)
+        found = (self.events(connection, kind) for connection in connections)
         return [joined(parts, self.each) for parts in zip(*found, strict=True)]
 
-    def events(self, connection: Connection) -> list[Lists]:
-        """The events that flow through a connection, group by group."""
-        return self.spikes[connection.source].lists(connection.groups, self.each)
+    def events(self, connection: Connection, kind: Any) -> list[Lists]:
+        """The events that flow through a connection, group by group, codes of this type."""
+        return self.spikes[connection.source].lists(connection.groups, kind, self.each)
 
     def values(self, value: ir.Value) -> Array:
         """Any value as the standard ops take it: [B T, C, ...] in the type of the network."""

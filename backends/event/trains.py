@@ -1,7 +1,7 @@
 """Kernels on spike trains x[B, T, P, C]: listing events, pooling, calibrating, moving, summing.
 
 One more turns the layout of the network, [C, P], into this one. What an event list is, and how
-kernels are compiled, is told in `kernels`.
+kernels are compiled, is told in `currents`.
 """
 
 from __future__ import annotations
@@ -79,10 +79,20 @@ def add_counts(x, totals):
 @_kernel
 def add_events(codes, counts, starts, plain, totals):
     """The same from the events of all channels."""
+    positions = starts.shape[2] - 1
+    channels = totals.size // positions
     for b in range(starts.shape[0]):
         for t in range(starts.shape[1]):
-            for e in range(starts[b, t, 0], starts[b, t, starts.shape[2] - 1]):
-                totals[codes[e]] += 1 if plain[b, t] else abs(np.int32(counts[e]))
+            for q in range(positions):
+                for e in range(starts[b, t, q], starts[b, t, q + 1]):
+                    f = q * channels + _channel(codes, e, q * channels)
+                    totals[f] += 1 if plain[b, t] else abs(np.int32(counts[e]))
+
+
+@_part
+def _channel(codes, e, first):
+    """The channel of an event, given the code of the first channel at its position."""
+    return np.int64(codes[e]) - first & (1 << 8 * codes.itemsize) - 1
 
 
 @_kernel
@@ -108,7 +118,7 @@ def list_events(x, channels, span, starts, plain, codes, counts):
             if not plain[b, t]:
                 for q in range(x.shape[2]):
                     for i in range(starts[b, t, q], starts[b, t, q + 1]):
-                        counts[i] = x[b, t, q, codes[i] - q * (last - first) + first]
+                        counts[i] = x[b, t, q, first + _channel(codes, i, q * (last - first))]
 
 
 @_kernel

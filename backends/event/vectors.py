@@ -2,7 +2,8 @@
 
 A block is 16 x len(lanes) numbers; `lanes` is a tuple, so that its length is known to the compiler
 and every length is a version of its own, which Numba can keep on disk. It makes them anew when the
-file of a kernel changes, but not when this one, `rows` or `masks` does: then `make clean`.
+file of a kernel changes, but not when this one, `rows`, `masks` or `currents` does: then
+`make clean`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ _LINE = 64  # bytes of a cache
 
 @intrinsic
 def collect(_context, target, n, source, begin, end, shift):
-    """target[n + i] = source[begin + i] + shift, i < end - begin; 16 at a time, at least once.
+    """target[n + i] = source[begin + i] + shift, i < end - begin; a vector at least.
 
-    Up to 16 numbers more are read and written: both have to be that much longer.
+    Up to 32 numbers more are read and written: both have to be that much longer.
     """
     index = types.int64
     signature = types.void(target, index, source, index, index, shift)
@@ -31,9 +32,8 @@ def collect(_context, target, n, source, begin, end, shift):
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         to, since = (context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2))
         kind = to.type.pointee
-        more = same_numbers(b, resized(b, args[5], kind), 16)
         out, source = b.gep(to, [args[1]]), b.gep(since, [args[3]])
-        _copy(b, out, source, b.sub(args[4], args[3]), more)
+        _copy(b, out, source, b.sub(args[4], args[3]), resized(b, args[5], kind))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -61,11 +61,10 @@ def collect_runs(_context, target, source, starts, at, runs, first, last, shifte
             begin, end = (b.sext(b.load(b.gep(begins, [q])), INDEX) for q in places)
             shift = b.load(b.gep(run, [const(2)]))
             shift = b.select(b.trunc(args[7], ir.IntType(1)), shift, ir.Constant(shift.type, 0))
-            more = same_numbers(b, resized(b, shift, kind), 16)
             n = b.load(count)
             out, source = b.gep(to, [n]), b.gep(since, [begin])
             length = b.sub(end, begin)
-            _copy(b, out, source, length, more)
+            _copy(b, out, source, length, resized(b, shift, kind))
             b.store(b.add(n, length), count)
         return b.load(count)
 
@@ -100,7 +99,10 @@ def fetch(_context, source, first, last):
         size = context.get_abi_sizeof(data.type.pointee)
         begin, end = (b.mul(i, const(size)) for i in args[1:])
         data = b.bitcast(data, byte)
-        with cgutils.for_range_slice(b, begin, b.add(end, const(_LINE)), const(_LINE), INDEX) as (i, _):
+        with cgutils.for_range_slice(b, begin, b.add(end, const(_LINE)), const(_LINE), INDEX) as (
+            i,
+            _,
+        ):
             b.call(ask, [b.gep(data, [i]), number(0), number(3), number(1)])
         return context.get_dummy_value()
 
@@ -217,11 +219,13 @@ def fire_block(_context, u, here, bias, shift, sent, out, at, least, most, signe
 def _copy(b: Any, out: Any, source: Any, length: Any, more: Any) -> None:
     """Emit out[i] = source[i] + more, i < length, as `collect` tells."""
     kind = out.type.pointee
+    n = 32 if kind.width == 16 else 16
+    shift, vector = same_numbers(b, more, n), ir.VectorType(kind, n).as_pointer()
 
-    def sixteen(i: Any) -> None:
-        x = b.load(place_from(b, source, i, kind), align=1)
-        b.store(b.add(x, more), place_from(b, out, i, kind), align=1)
+    def copy(i: Any) -> None:
+        here, to = (b.bitcast(b.gep(pointer, [i]), vector) for pointer in (source, out))
+        b.store(b.add(b.load(here, align=1), shift), to, align=1)
 
-    sixteen(const(0))
-    with cgutils.for_range_slice(b, const(16), length, const(16), INDEX) as (i, _):
-        sixteen(i)
+    copy(const(0))
+    with cgutils.for_range_slice(b, const(n), length, const(n), INDEX) as (i, _):
+        copy(i)
