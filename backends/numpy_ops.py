@@ -18,8 +18,9 @@ import numpy as np
 from snncompiler.graph import Array
 from snncompiler.ops import pooled_size
 
-#: Bytes of unfolded input that a convolution handles at once: about what a core's cache holds.
-_CHUNK = 1 << 22
+#: Bytes of unfolded input that a convolution handles at once, about what a core's cache holds; and
+#: columns of it that are enough for a product of matrices.
+_CHUNK, _COLUMNS = 1 << 22, 2048
 
 
 def conv(
@@ -61,8 +62,9 @@ def _unfolded_product(
     """A convolution as one matrix product per group, a few samples at a time."""
     matrix = _groups(w, group)
     y = np.empty((len(x), len(w), *space), x.dtype)
-    per_sample = x.shape[1] * len(taps) * int(np.prod(space)) * x.itemsize
-    step = max(1, _CHUNK // per_sample)
+    positions = int(np.prod(space))
+    per_sample = x.shape[1] * len(taps) * positions * x.itemsize
+    step = max(1, min(_CHUNK // per_sample, _COLUMNS // positions))
     for start in range(0, len(x), step):
         part = x[start : start + step]
         columns = np.empty((x.shape[1], len(taps), len(part), *space), x.dtype)
