@@ -110,11 +110,12 @@ Made by `python benchmarks/simulator.py --model MODEL.onnx --data DATA.npz --rep
 every network, 32 steps (`--timesteps 32,128` for two of them, compiled for 128); those of the
 VGG-16 (`--rates 0.01,0.05,0.2`) with PyTorch and SpikingJelly installed, the others without.
 "Growth" is by `benchmarks/growth.py`. Ratios depend on the machine, and on who else uses it: where
-both cores of this one do nothing but compute, each on numbers of its own, they are 1.6 to 1.8 times
-as quick as one. On another one, whose two cores are threads of one core, the VGG-16 at batch 32 and
-T = 32 had 33.8, 9.3 and 4.0 in exact mode at 1, 5 and 20 %, cifar10_vgg 5.7 (before "Weights of 8
-bits" below). A layer is never computed densely: with 20 % of the VGG's neurons active in every
-step, adding the rows of events is still quicker than float convolutions.
+both cores of this one do nothing but compute, each on numbers of its own, they are 1.8 to 2.0 times
+as quick as one; each has a second-level cache of 2 MB and a third one far away. On another one,
+with 1 MB and a nearer third one, the VGG-16 at batch 32 and T = 32 had 30.8, 11.4 and 4.2 in exact
+mode at 1, 5 and 20 % (int8: 36.8, 17.7 and 7.0), cifar10_vgg 6.0 (7.9), before "Events asked for"
+below. A layer is never computed densely: with 20 % of the VGG's neurons active in every step,
+adding the rows of events is still quicker than float convolutions.
 
 """
 COLUMNS = """
