@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.event.currents import collect_rows, copy, fetch_events, first_of, kernel, pass_on
+from backends.event.currents import collect_rows, copy, fetch_next, first_of, kernel, pass_on
 from backends.event.masks import fire_bits, fire_on
-from backends.event.vectors import fetch
 
 
 @kernel
@@ -39,11 +38,7 @@ def fire_binary(
                 copy(u, here, before, first_of(before, b, p) + c0, width)
                 copy(constant, here, bias, first_of(bias, b, p) + c0, width)
             for t in range(steps):
-                if synapse[1].size:
-                    fetch_events(synapse, lists, b, t, begin, upto)
-                if t + 1 < steps:
-                    at = (b * steps + t + 1) * positions
-                    fetch(out, (at + begin) * words, (at + upto) * words)
+                fetch_next(out, synapse, lists, b, t, begin, upto)
                 for p in range(begin, upto):
                     here = (p - begin) * length
                     at = ((b * steps + t) * positions + p) * words + c0 // 16

@@ -57,24 +57,28 @@ def collect_rows(rows, factors, synapse, lists, b, t, p):
 
 
 @part
-def fetch_events(synapse, lists, b, t, begin, upto):
-    """Ask for the events that outputs begin .. upto see one step later.
+def fetch_next(out, synapse, lists, b, t, begin, upto):
+    """Ask for what outputs begin .. upto need one step after t: their places in out, their events.
 
-    And for where those start that they see two steps later.
+    And for where those events start that they see two steps later. out: [B, T, P, any].
     """
-    _, pointers, runs, _ = synapse
-    codes, _, starts, _ = lists
-    steps = starts.shape[1]
-    first, last = pointers[begin], pointers[upto - 1]
-    same = min(pointers[begin + 1] - first, pointers[upto] - last)
-    at, done = (b * steps + t + 1) * starts.shape[2], np.int64(0)
-    for i in range(same):
-        q, r = max(np.int64(runs[first + i, 0]), done), np.int64(runs[last + i, 1])
-        if t + 1 < steps and q < r:
-            fetch(codes, starts.flat[at + q], starts.flat[at + r])
-        if t + 2 < steps and q < r:
-            fetch(starts, at + starts.shape[2] + q, at + starts.shape[2] + r)
-        done = r
+    steps, positions, width = out.shape[1:]
+    if t + 1 < steps:
+        here = (b * steps + t + 1) * positions
+        fetch(out, (here + begin) * width, (here + upto) * width)
+    if synapse[1].size:
+        _, pointers, runs, _ = synapse
+        codes, _, starts, _ = lists
+        first, last = pointers[begin], pointers[upto - 1]
+        same = min(pointers[begin + 1] - first, pointers[upto] - last)
+        at, done = (b * steps + t + 1) * starts.shape[2], np.int64(0)
+        for i in range(same):  # what neighbours see overlaps
+            q, r = max(np.int64(runs[first + i, 0]), done), np.int64(runs[last + i, 1])
+            if t + 1 < steps and q < r:
+                fetch(codes, starts.flat[at + q], starts.flat[at + r])
+            if t + 2 < steps and q < r:
+                fetch(starts, at + starts.shape[2] + q, at + starts.shape[2] + r)
+            done = max(done, r)
 
 
 @part

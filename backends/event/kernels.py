@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.event.currents import copy, fetch_events, first_of, gather, kernel, pass_on
-from backends.event.vectors import fetch, fire_block
+from backends.event.currents import copy, fetch_next, first_of, gather, kernel, pass_on
+from backends.event.vectors import fire_block
 
 
 @kernel
@@ -58,11 +58,7 @@ def fire_on_grid(
                 if gamma_neg:
                     copy(count, here, sent, (b * positions + p) * channels + c0, width)
             for t in range(steps):
-                if synapse[1].size:
-                    fetch_events(synapse, lists, b, t, begin, upto)
-                if t + 1 < steps:
-                    at = (b * steps + t + 1) * positions
-                    fetch(flat, (at + begin) * channels, (at + upto) * channels)
+                fetch_next(out, synapse, lists, b, t, begin, upto)
                 for p in range(begin, upto):
                     here = (p - begin) * length
                     at = ((b * steps + t) * positions + p) * channels + c0
