@@ -67,6 +67,20 @@ def test_events_are_listed_in_order(seed: int) -> None:
     np.testing.assert_array_equal(spikes.totals(), np.abs(x.astype(int)).sum((0, 1)))
 
 
+def test_codes_wrap_around_without_losing_counts() -> None:
+    rng = np.random.default_rng(7)
+    x = (rng.integers(-3, 4, (2, 2, 1100, 64)) * (rng.random((2, 2, 1100, 64)) < 0.02)).astype("i1")
+    spikes = Spikes(x)
+    (found,) = spikes.lists(1, np.dtype(np.uint16), each)
+    for b, t in np.ndindex(2, 2):
+        flat, mine = x[b, t].reshape(-1), slice(found.starts[b, t, 0], found.starts[b, t, -1])
+        events = np.flatnonzero(flat)
+        assert events.max() > 2**16
+        np.testing.assert_array_equal(found.codes[mine], events % 2**16)
+        np.testing.assert_array_equal(found.counts[mine], flat[events])
+    np.testing.assert_array_equal(spikes.totals(), np.abs(x.astype(int)).sum((0, 1)))
+
+
 def test_older_processors_list_the_same_events(tmp_path: Path) -> None:
     """Those that cannot compress a vector of bytes: few events and many, whole words and groups."""
     script = """

@@ -57,7 +57,7 @@ def fire_bits(
         target = b.gep(data[11], [args[12]])
         pointers = tuple(data[i] for i in (4, 5, 6, 7))
         pairs, length = w.dtype == types.uint16, 16 * len(lanes)
-        sums = sum_of_rows(b, pointers, (args[8], args[9]), args[10], length, pairs)
+        sums = sum_of_rows(b, pointers, args[8], args[9], args[10], length, pairs)
         for at, x in sums:
             n = x.type.count
             vector = ir.VectorType(_NUMBER, n)

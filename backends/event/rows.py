@@ -47,8 +47,8 @@ def add_rows(_context, total, at, narrow, w, rows, factors, n, limit, scaled, la
             context.make_array(sig.args[i])(context, b, args[i]).data for i in (0, 2, 3, 4, 5)
         )
         target = b.gep(target, [args[1]])
-        span = (args[6], args[7])
-        for at, x in sum_of_rows(b, tuple(pointers), span, args[8], 16 * len(lanes), pairs):
+        length = 16 * len(lanes)
+        for at, x in sum_of_rows(b, tuple(pointers), args[6], args[7], args[8], length, pairs):
             place = b.bitcast(b.gep(target, [const(at)]), x.type.as_pointer())
             y = b.load(place, align=1)
             real = isinstance(x.type.element, ir.DoubleType)
@@ -61,18 +61,18 @@ def add_rows(_context, total, at, narrow, w, rows, factors, n, limit, scaled, la
 def sum_of_rows(
     b: Any,
     pointers: tuple[Any, ...],
-    span: tuple[Any, Any],
+    n: Any,
+    limit: Any,
     scaled: Any,
     length: int,
     pairs: bool,
 ) -> list[tuple[int, Any]]:
     """Emit what `add_rows` tells; returns vectors that make up the block, and where each begins.
 
-    pointers: to numbers of the type `narrow`, weights, numbers of rows, factors. span: how many
-    rows, and limit.
+    pointers: to numbers of the type `narrow`, weights, numbers of rows, factors.
     """
     small, table, numbers, times = pointers
-    kind, (n, limit) = small.type.pointee, span
+    kind = small.type.pointee
     sums: _Pairs | _Shorts | _Singles
     if kind == _SHORT:
         sums = _Pairs(b, length) if pairs else _Shorts(b, length)

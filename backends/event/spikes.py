@@ -116,7 +116,7 @@ class Spikes:
             self._lists[groups, kind] = [self._list(c, c + width, kind, each) for c in cuts]
         return self._lists[groups, kind]
 
-    def _list(self, first: int, last: int, codes_: Any, each: Each) -> Lists:
+    def _list(self, first: int, last: int, kind: Any, each: Each) -> Lists:
         """Count the events of these channels, then write them down."""
         starts = memory.empty((self.samples, self.steps, self.positions + 1), np.int32)
         plain = np.ones((self.samples, self.steps), np.bool_)
@@ -139,13 +139,13 @@ class Spikes:
         if size >= 2**31:
             raise _too_many()
         begins = (ends - sizes).astype(np.int32)
-        codes = memory.empty((size + PAST,), codes_)[:size]
-        kind = np.dtype(np.int8) if self.bits is not None else self.x.dtype
-        counts = memory.empty((size + PAST if self.bits is None else PAST,), kind)[:size]
-        if words is not None:
-            starts[..., 0] = begins
-        else:
+        codes = memory.empty((size + PAST,), kind)[:size]
+        if words is None:
             starts += begins[..., None]
+            counts = memory.empty((size + PAST,), self.x.dtype)[:size]
+        else:
+            starts[..., 0] = begins
+            counts = np.empty(0, np.int8)  # all are 1
 
         def write(span: tuple[int, int, int, int]) -> None:
             if words is not None:

@@ -98,11 +98,8 @@ def fetch(_context, source, first, last):
         ask = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0i8")
         size = context.get_abi_sizeof(data.type.pointee)
         begin, end = (b.mul(i, const(size)) for i in args[1:])
-        data = b.bitcast(data, byte)
-        with cgutils.for_range_slice(b, begin, b.add(end, const(_LINE)), const(_LINE), INDEX) as (
-            i,
-            _,
-        ):
+        data, end = b.bitcast(data, byte), b.add(end, const(_LINE))  # the line it ends in, too
+        with cgutils.for_range_slice(b, begin, end, const(_LINE), INDEX) as (i, _):
             b.call(ask, [b.gep(data, [i]), number(0), number(3), number(1)])
         return context.get_dummy_value()
 
