@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import ModelProto
 
-from backends.event import stretch
+from backends.event import crew
 from backends.event.int8 import to_int8
 from backends.event.populations import Neurons
 from backends.event.program import EventBackend
@@ -95,7 +95,7 @@ def spikes(
 def test_outputs_side_by_side_spike_as_one_by_one(
     name: str, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stretch, "WORTH", 0.0)  # small networks, too, are cut up for two threads
+    monkeypatch.setattr(crew, "WORTH", 0.0)  # small networks, too, are cut up for two threads
     build, ways = NETWORKS[name]
     model = build()
     network = compiled(model, 1, recipe=recipe, timesteps=T).model

@@ -1,4 +1,4 @@
-"""The threads of a single sample: every task is done once, errors arrive, nobody waits for ever."""
+"""Threads that share kernels do every task once, whoever comes late; nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -6,16 +6,38 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Event, current_thread
+from threading import Event
 
+import numpy as np
 import pytest
+from numba import njit
 
 from backends.event import crew as crews
 from backends.event import program
-from backends.event.crew import Crew
+from backends.event.crew import Crew, cut
 from backends.event.program import EventBackend
+from backends.event.sharing import body, close, help_out, new_board, together
 from networks import mlp
 from runs import compiled, fresh
+
+MUCH = 1e6  # nanoseconds: worth sharing
+
+
+@body
+def _count(hand, task, done, who, rounds):  # type: ignore[no-untyped-def]
+    for i in range(task[0], task[1]):
+        done[i] += 1
+        who[i] = hand
+        x = 1.0
+        for _ in range(rounds):
+            x = np.sqrt(x + 1.0)
+        who[i] += 0 if x > 0.0 else 100
+
+
+@njit(nogil=True, error_model="numpy", _nrt=False)  # type: ignore[untyped-decorator]
+def count(board, tasks, given):  # type: ignore[no-untyped-def]
+    """done[i] += 1 for the numbers i of every task; who[i]: the hand that did it."""
+    together(board, _count, tasks, given)
 
 
 @pytest.fixture
@@ -26,75 +48,107 @@ def stop() -> Event:
 @pytest.fixture
 def crew(stop: Event) -> Iterator[Crew]:
     with ThreadPoolExecutor(3) as pool:
-        made = Crew(pool, 3, stop)
+        made = Crew(stop, pool, 3)
         yield made
         made.close()  # else the pool would wait for the helpers
 
 
-def test_every_task_is_done_once(crew: Crew) -> None:
-    for n in range(200):
-        done: list[int] = []
-        crew.each([partial(done.append, i) for i in range(n % 7)])
-        assert sorted(done) == list(range(n % 7))
+def shared(crew: Crew, size: int, pieces: int, rounds: int, work: float) -> np.ndarray:
+    """Who did what, everything once."""
+    done, who = np.zeros(size, np.int64), np.full(size, -1)
+    crew.share(count, cut(size, pieces), work, done, who, rounds)
+    assert (done == 1).all()
+    return who
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.1])
+@pytest.mark.parametrize("rounds", [0, 300])
+def test_every_task_is_done_once(crew: Crew, rounds: int) -> None:
+    for n in range(2000):
+        who = shared(crew, 1 + n % 23, 1 + n % 7, rounds, MUCH)
+        assert set(who) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("patience", [10, 10**9])
 def test_helpers_work_whether_they_slept_or_not(
-    crew: Crew, monkeypatch: pytest.MonkeyPatch, pause: float
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, patience: int
 ) -> None:
-    monkeypatch.setattr(crews, "_PATIENCE", 10 if pause else 10**9)
-    who = set()
-
-    def task() -> None:
-        who.add(current_thread().name)
-        time.sleep(0.05)
-
+    monkeypatch.setattr(crews, "_PATIENCE", patience)
     for _ in range(3):
-        time.sleep(pause)
-        crew.each([task] * 3)
-    assert len(who) == 3
+        seen, deadline = set[int](), time.monotonic() + 60
+        while seen != {0, 1, 2} and time.monotonic() < deadline:
+            time.sleep(0.05)
+            assert crew.sleeping == (2 if patience == 10 and crew.begun else 0)
+            seen |= set(shared(crew, 60, 60, 100_000, MUCH))
+        assert seen == {0, 1, 2}
 
 
-@pytest.mark.parametrize("helper", [True, False])
-def test_an_error_of_any_thread_arrives(crew: Crew, helper: bool) -> None:
-    caller = current_thread()
+def test_what_is_not_worth_it_one_thread_does_alone(crew: Crew) -> None:
+    assert set(shared(crew, 100, 100, 10, 0.0)) == {0}
+    assert set(shared(crew, 100, 1, 10, MUCH)) == {0}  # a single task
+    assert not crew.begun
+    assert crew.hands(0.0) == 1
+    assert crew.hands(MUCH) == 3
 
-    def task() -> None:
-        time.sleep(0.02)
-        if (current_thread() is not caller) == helper:
-            raise ValueError("of a task")
 
-    with pytest.raises(ValueError, match="of a task"):
-        crew.each([task] * 30)
-    done: list[int] = []
-    crew.each([lambda: done.append(1)] * 5)
-    assert done == [1] * 5
+def test_whoever_helps_reads_nothing_that_is_gone() -> None:
+    """Tasks that take no time: helpers often come when all is over, and must leave it alone."""
+    board = new_board(2)
+    with ThreadPoolExecutor(2) as pool:
+        helping = [pool.submit(help_out, board, hand, 10**12) for hand in (1, 2)]
+        try:
+            for n in range(20_000):
+                done, who = np.zeros(3, np.int64), np.zeros(3, np.int64)
+                count(board, cut(3, 3), (done, who, n % 5))
+                assert done.tolist() == [1, 1, 1]
+        finally:
+            close(board)
+        for helper in helping:
+            helper.result(timeout=10)
 
 
 def test_whoever_is_stopped_leaves_tasks_undone(crew: Crew, stop: Event) -> None:
-    done: list[int] = []
+    done, who = np.zeros(10, np.int64), np.zeros(10, np.int64)
+    seconds = 10.0 * crews._PROMPT  # ten looks at whether to stop
 
-    def task() -> None:
-        done.append(1)
+    def kernel(board: np.ndarray, tasks: np.ndarray, given: tuple[object, ...]) -> None:
+        count(board, tasks, given)
         stop.set()
 
     with pytest.raises(KeyboardInterrupt):
-        crew.each([task] * 1000)
-    assert len(done) <= 3
-    assert not crew.left
+        crew.share(kernel, cut(10, 10), seconds, done, who, 0)
+    assert 0 < done.sum() < 10
+    with pytest.raises(KeyboardInterrupt):
+        crew.share(kernel, cut(10, 10), 0.0, done, who, 0)
+
+
+def test_much_work_is_cut_for_prompt_stops() -> None:
+    crew = Crew()
+    assert crew.pieces(0.0) == 1
+    assert crew.pieces(10.5 * crews._PROMPT) == 11
+
+
+def test_helpers_end_with_the_run() -> None:
+    for begun in (False, True):
+        with ThreadPoolExecutor(2) as pool:
+            crew = Crew(None, pool, 2)
+            if begun:
+                shared(crew, 9, 9, 100, MUCH)
+            started = time.perf_counter()
+            crew.close()
+        assert time.perf_counter() - started < 5
 
 
 def test_no_more_stay_awake_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def made(pool: ThreadPoolExecutor, threads: int, stop: Event) -> Crew:
+    def made(stop: Event, pool: ThreadPoolExecutor, threads: int) -> Crew:
         asked.append(threads)
-        return Crew(pool, threads, stop)
+        return Crew(stop, pool, threads)
 
     monkeypatch.setattr(program, "Crew", made)
     model = mlp()
     network = compiled(model, 0, timesteps=4).model
     for cores, threads in ((1, 64), (3, 64), (3, 2)):
-        monkeypatch.setattr(program, "available_cores", lambda n=cores: n)
+        monkeypatch.setattr(program, "available_cores", partial(int, cores))
         EventBackend(threads=threads).build(network).run(fresh(model, 0, 1), 4)
-    assert asked == [3, 2]
+    assert asked == [1, 3, 2]

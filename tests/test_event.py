@@ -6,7 +6,6 @@ import tracemalloc
 from collections.abc import Callable
 from itertools import product
 from threading import Event
-from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,13 +16,13 @@ from onnx import ModelProto
 
 import networks
 from backends.base import take_apart
-from backends.event import dyadic, geometry, stretch
+from backends.event import crew, dyadic, geometry
+from backends.event.crew import Crew, cut
 from backends.event.episode import Episode
 from backends.event.int8 import round_weights, to_int8
 from backends.event.plan import Population, make_plan
 from backends.event.populations import Neurons
 from backends.event.program import EventBackend
-from backends.event.spikes import stretches
 from backends.event.steady import Steady
 from backends.event.synapses import LANES, blocks
 from backends.reference import NumpyBackend
@@ -52,7 +51,7 @@ T = 8
 @pytest.fixture(autouse=True)
 def always_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small networks, too, are cut up for several threads."""
-    monkeypatch.setattr(stretch, "WORTH", 0.0)
+    monkeypatch.setattr(crew, "WORTH", 0.0)
 
 
 def same(a: Trace, b: Trace) -> dict[str, object]:
@@ -223,7 +222,7 @@ def test_whoever_stops_it_does_not_wait(network: Compiled, x: np.ndarray) -> Non
     stop.set()
     program = EventBackend().build(network.model)
     with pytest.raises(KeyboardInterrupt):
-        Episode(program, x, 16, SPIKES, stop).run()
+        Episode(program, x, 16, SPIKES, Crew(stop)).run()
 
 
 def test_a_sample_that_is_no_number_is_named(network: Compiled, x: np.ndarray) -> None:
@@ -447,12 +446,11 @@ def test_constant_currents_are_brought_over_as_they_are(seed: int, mapped: bool,
     np.testing.assert_array_equal(steady.current(), expected)
     assert (steady.peak() >= np.abs(expected).max((0, 1))).all()
 
-    now = SimpleNamespace(each=lambda tasks, _: [task() for task in tasks])
-    found = steady.in_units(k, now)  # type: ignore[arg-type]
+    found = steady.in_units(k, Crew())
     np.testing.assert_array_equal(found, expected * np.exp2(k))
     c, p = rng.integers(channels), rng.integers(len(bias))
     bias[p, c] += 2.0 ** -(k[c] + 1)
-    assert Steady(bias, values).in_units(k, now) is None  # type: ignore[arg-type]
+    assert Steady(bias, values).in_units(k, Crew()) is None
 
 
 @pytest.mark.parametrize("recipe", ["binary", "graded"])
@@ -471,29 +469,28 @@ def test_convolutions_that_join_are_added_in_integers(
     assert not compare(network.model, fresh(model, 1, 3))
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9))
-def test_stretches_cover_everything_once(samples: int, steps: int, most: int) -> None:
-    seen = np.zeros((samples, steps), int)
-    pieces = stretches(samples, steps, most)
-    for a, b, first, last in pieces:
-        seen[a:b, first:last] += 1
-    assert (seen == 1).all()
-    assert len(pieces) <= most
+@given(st.integers(1, 40), st.integers(1, 9))
+def test_pieces_cover_everything_once(size: int, pieces: int) -> None:
+    tasks = cut(size, pieces)
+    assert len(tasks) == min(size, pieces)
+    np.testing.assert_array_equal(np.concatenate([np.arange(*task) for task in tasks]), range(size))
+    assert np.ptp(np.diff(tasks)) <= 1
 
 
 @given(st.integers(1, 300), st.integers(1, 3))
 def test_blocks_hold_every_weight_once(width: int, groups: int) -> None:
     w = np.arange(2 * 3 * width * groups, dtype=np.int32).reshape(2, 3, -1)
     found = blocks(w, groups, np.dtype(np.int32))
-    for block in found:
-        assert block.rows.shape[1] == block.lanes in LANES
-        assert block.rows.ctypes.data % 64 == 0
-        part = block.rows[:-1, : block.width].reshape(2, 3, -1)
-        np.testing.assert_array_equal(part, w[..., block.first : block.first + block.width])
-        assert not block.rows[:, block.width :].any()
-        assert not block.rows[-1].any()
-        assert block.group == block.first // width
-    assert sum(block.width for block in found) == width * groups
+    for some in found:
+        assert some.rows.shape[2] == some.lanes in LANES
+        assert some.rows.ctypes.data % 64 == 0
+        for rows, first, used in zip(some.rows, some.first, some.width, strict=True):
+            part = rows[:-1, :used].reshape(2, 3, -1)
+            np.testing.assert_array_equal(part, w[..., first : first + used])
+            assert not rows[:, used:].any()
+            assert not rows[-1].any()
+            assert some.group == first // width
+    assert sum(some.width.sum() for some in found) == width * groups
 
 
 @given(st.lists(st.integers(-(2**23), 2**23), min_size=1), st.integers(0, 30))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.event.crew import Crew
 from backends.event.int8 import to_int8
 from backends.event.populations import Neurons
 from backends.event.program import EventBackend
@@ -20,12 +20,6 @@ from backends.event.spikes import Spikes, joined
 from backends.reference import NumpyBackend
 from networks import Net
 from runs import SPIKES, compiled, differences, fresh
-
-
-def each(tasks: Iterable[Callable[[], object]], _work: float) -> None:
-    """One task after the other."""
-    for task in tasks:
-        task()
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,9 +42,9 @@ def test_events_are_listed_in_order(seed: int) -> None:
         spikes = Spikes(bits=bits, channels=shape[3])
         np.testing.assert_array_equal(spikes.x, x)
     if rng.random() < 0.5:
-        np.testing.assert_array_equal(spikes.totals(), np.abs(x.astype(int)).sum((0, 1)))
+        np.testing.assert_array_equal(spikes.totals(Crew()), np.abs(x.astype(int)).sum((0, 1)))
     codes_ = np.dtype(rng.choice([np.uint16, np.int32]))
-    lists = spikes.lists(groups, codes_, each)
+    lists = spikes.lists(groups, codes_, Crew())
     width = shape[3] // groups
     for g, found in enumerate(lists):
         part = x[..., g * width : (g + 1) * width]
@@ -64,21 +58,21 @@ def test_events_are_listed_in_order(seed: int) -> None:
                 np.testing.assert_array_equal(counts, flat[codes])
             here = np.diff(found.starts[b, t])
             np.testing.assert_array_equal(here, (part[b, t] != 0).sum(1))
-    np.testing.assert_array_equal(spikes.totals(), np.abs(x.astype(int)).sum((0, 1)))
+    np.testing.assert_array_equal(spikes.totals(Crew()), np.abs(x.astype(int)).sum((0, 1)))
 
 
 def test_codes_wrap_around_without_losing_counts() -> None:
     rng = np.random.default_rng(7)
     x = (rng.integers(-3, 4, (2, 2, 1100, 64)) * (rng.random((2, 2, 1100, 64)) < 0.02)).astype("i1")
     spikes = Spikes(x)
-    (found,) = spikes.lists(1, np.dtype(np.uint16), each)
+    (found,) = spikes.lists(1, np.dtype(np.uint16), Crew())
     for b, t in np.ndindex(2, 2):
         flat, mine = x[b, t].reshape(-1), slice(found.starts[b, t, 0], found.starts[b, t, -1])
         events = np.flatnonzero(flat)
         assert events.max() > 2**16
         np.testing.assert_array_equal(found.codes[mine], events % 2**16)
         np.testing.assert_array_equal(found.counts[mine], flat[events])
-    np.testing.assert_array_equal(spikes.totals(), np.abs(x.astype(int)).sum((0, 1)))
+    np.testing.assert_array_equal(spikes.totals(Crew()), np.abs(x.astype(int)).sum((0, 1)))
 
 
 def test_older_processors_list_the_same_events(tmp_path: Path) -> None:
@@ -86,6 +80,7 @@ def test_older_processors_list_the_same_events(tmp_path: Path) -> None:
     script = """
 import numba, numpy as np
 from backends.event import masks
+from backends.event.crew import Crew
 from backends.event.spikes import Spikes
 assert not numba.njit(lambda: masks.compresses())()
 rng = np.random.default_rng(1)
@@ -96,7 +91,7 @@ for channels, groups, rate, kind in [(64, 1, 0.01, np.int32), (128, 1, 0.3, np.u
     padded[..., :channels] = x
     bits = np.packbits(padded, axis=-1, bitorder="little").view(np.uint16)
     spikes = Spikes(bits=bits, channels=channels)
-    lists = spikes.lists(groups, kind, lambda tasks, _: [task() for task in tasks])
+    lists = spikes.lists(groups, kind, Crew())
     for part, found in zip(np.split(x, groups, 3), lists):
         flat = part.reshape(2, 5, -1)
         expected = [np.flatnonzero(flat[b, t]) for b in range(2) for t in range(5)]
@@ -112,7 +107,7 @@ for channels, groups, rate, kind in [(64, 1, 0.01, np.int32), (128, 1, 0.3, np.u
 def test_bits_are_counted_over_many_steps() -> None:
     ones = np.random.default_rng(1).random((2, 600, 9, 64)) < 0.9
     bits = np.packbits(ones, axis=-1, bitorder="little").view(np.uint16)
-    found = Spikes(bits=bits, channels=64).totals()
+    found = Spikes(bits=bits, channels=64).totals(Crew())
     np.testing.assert_array_equal(found, ones.sum((0, 1)))
 
 
@@ -130,8 +125,8 @@ def test_joined_events_are_those_of_one_value_after_the_other(seed: int, values:
             x[rng.integers(samples)] = 0
         if rng.random() < 0.5:
             x = (x > 0).astype(int)
-        parts += Spikes(x.astype(rng.choice([np.int8, np.int32]))).lists(1, np.uint16, each)
-    found = joined(parts, each)
+        parts += Spikes(x.astype(rng.choice([np.int8, np.int32]))).lists(1, np.uint16, Crew())
+    found = joined(parts, Crew())
 
     def events(given, b: int, t: int) -> list[tuple[int, int]]:  # type: ignore[no-untyped-def]
         rows = slice(given.starts[b, t, 0], given.starts[b, t, -1])

@@ -131,7 +131,7 @@ def test_a_pass_imports_only_ground_and_pure_helpers(name: str) -> None:
 
 
 NUMBA = (
-    "bit_kernels", "bit_trains", "counts", "currents", "flags", "kernels", "masks", "rows",
+    "bit_kernels", "bit_trains", "counts", "currents", "kernels", "masks", "rows", "sharing",
     "trains", "vectors",
 )  # fmt: skip
 #: What backends have in common.

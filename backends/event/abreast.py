@@ -17,7 +17,7 @@ import numpy as np
 
 from backends.event import dyadic, geometry
 from backends.event.layers import Rows, Sum, nothing, taps_of
-from backends.event.synapses import LANES, Connection, blocks
+from backends.event.synapses import LANES, Connection, blocks, count_blocks
 from snncompiler.graph import Array
 
 #: Channels of outputs side by side together: enough for full vectors, and for their windows.
@@ -44,7 +44,7 @@ def alone(channels: int, positions: int) -> Sum:
 def side_by_side(total: Sum, n: int) -> Sum | None:
     """The sum for n neighbouring outputs at a time: of convolutions in integers, in one block."""
     rows, channels = total.rows, total.channels
-    if rows is None or len(rows.blocks) > 1 or total.wide != np.int32:
+    if rows is None or count_blocks(rows.blocks) > 1 or total.wide != np.int32:
         return None
     if channels % 16 or n * channels > LANES[0]:
         return None
@@ -60,7 +60,7 @@ def side_by_side(total: Sum, n: int) -> Sum | None:
         full.append(replace(c, windows=convolution.windows(), convolution=convolution))
     w = np.concatenate(parts, 1)
     cut = blocks(w.astype(dyadic.narrowest(w)), 1, rows.narrow)
-    if len(cut) > 1:
+    if count_blocks(cut) > 1:
         return None
     pointers, runs = geometry.joined([(c.windows, c.w.shape[1]) for c in full])
     taps = total.taps

@@ -7,24 +7,42 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.event.currents import collect_rows, copy, fetch_next, first_of, kernel, pass_on
+from backends.event.currents import (
+    collect_rows,
+    copy,
+    cut_up,
+    fetch_next,
+    first_of,
+    kernel,
+    parts_of,
+    pass_on,
+)
 from backends.event.masks import fire_bits, fire_on
+from backends.event.sharing import body, together
 
 
 @kernel
-def fire_binary(
-    out, before, v, span, block, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
-):
+def fire_binary(board, tasks, given):
     """IF neurons that fire at most once, all in integers, as `fire_on_grid`.
 
-    U = V + I;  s = U >= theta;  V = U - theta s. out: bits [B, T, P, C / 16], see `Spikes`. theta
-    [C], in units of 2^-k. places: where the numbers of a block go, from that of its first on.
+    U = V + I;  s = U >= theta;  V = U - theta s. given: what `_fire_binary` takes. out: bits
+    [B, T, P, C / 16], see `Spikes`. theta [C], in units of 2^-k. places: where the numbers of a
+    block go, from that of its first on.
     """
-    first, last, start, end = span
-    c0, width = block
-    w, limit = synapse[0], synapse[3]
-    u, narrow, rows, factors, constant, threshold = scratch
+    together(board, _fire_binary, tasks, given)
+
+
+@body
+def _fire_binary(
+    hand, task, out, before, v, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
+):
+    table, pointers, runs, limit = synapse
+    (first, last), (start, end), (c0, width), w = parts_of(task, table)
+    synapse = (w, pointers, runs, limit)
+    numbers, narrow, rows, factors = scratch
     length = 16 * len(lanes)
+    u, constant, threshold = cut_up(numbers[hand], length)
+    rows, factors = rows[hand], factors[hand]
     steps, positions, words = out.shape[1:]
     channels = bias.shape[2]
     chunk = u.size // length
@@ -62,13 +80,17 @@ def fire_binary(
 
 
 @kernel
-def fire_steady(
-    out, before, v, span, block, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
-):
+def fire_steady(board, tasks, given):
     """`fire_binary` where no spikes arrive: potentials stay in registers over all steps."""
-    first, last, start, end = span
-    c0, width = block
-    u, _, _, _, constant, threshold = scratch
+    together(board, _fire_steady, tasks, given)
+
+
+@body
+def _fire_steady(
+    hand, task, out, before, v, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
+):
+    (first, last), (start, end), (c0, width), _ = parts_of(task, synapse[0])
+    u, constant, threshold = cut_up(scratch[0][hand], 16 * len(lanes))
     steps, positions, words = out.shape[1:]
     channels = bias.shape[2]
     for j in range(16 * len(lanes)):

@@ -1,95 +1,107 @@
-"""Threads that stay awake while a run goes on, for tasks that take less time than waking up.
+"""Threads that stay awake while a run goes on, for kernels that take less time than waking up.
 
 A thread that sleeps takes some 50 microseconds to wake up, as long as many a stage of a single
-sample. So who waits for tasks looks for them again and again, without the GIL, and sleeps only if
-none have come for about a millisecond.
+sample. So helpers look at a board again and again (see `sharing`), and sleep only if nothing has
+been posted for about a millisecond.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import lru_cache
+from itertools import pairwise
 from threading import Condition, Event
+from typing import Any
 
 import numpy as np
 
-from backends.event.flags import changes
+from backends.event.sharing import close, help_out, is_closed, new_board
+from snncompiler.graph import Array
 
-#: Threads beyond which they wait for each other, for the GIL, more than they work.
+#: Threads beyond which there is too little for each of them in a layer of one sample.
 _MOST = 8
-#: How often to look for tasks before falling asleep; and for the end of those of others, at once.
-_PATIENCE, _GLANCE = 20_000, 1_000
-#: Flags lie on cache lines of their own.
-_LINE = 8
+#: How often to look at the board before falling asleep.
+_PATIENCE = 20_000
+#: Nanoseconds of work below which to share it costs more than it saves.
+WORTH = 2e4
+#: Nanoseconds of work between two looks at whether somebody wants to stop.
+_PROMPT = 5e7
+#: Tasks for every thread, of about the same work: little is left for the last one.
+_EACH = 2
 
 
 class Crew:
     """The caller and helpers of a pool, `threads` in all. stop: when set, tasks are left undone."""
 
-    def __init__(self, pool: Executor, threads: int, stop: Event) -> None:
-        self.pool, self.threads, self.stop = pool, min(threads, _MOST), stop
-        self.left: deque[Callable[[], object]] = deque()
-        self.errors: list[BaseException] = []
-        self.flags = np.zeros(_LINE * self.threads, np.int64)  # turns; who of the helpers works
-        self.wake, self.sleeping = Condition(), 0
-        self.begun, self.closed = False, False
+    def __init__(
+        self, stop: Event | None = None, pool: Executor | None = None, threads: int = 1
+    ) -> None:
+        self.stop, self.pool, self.threads = stop or Event(), pool, min(threads, _MOST)
+        self.alone, self.shared = new_board(), new_board(self.threads - 1)
+        self.wake, self.sleeping, self.begun = Condition(), 0, False
 
-    def each(self, tasks: Iterable[Callable[[], object]]) -> None:
-        """Run tasks that do not depend on each other."""
-        if not self.begun:  # many a network is too small for more than one thread
-            self.begun = True
-            for i in range(1, self.threads):
-                self.pool.submit(self._help, _LINE * i)
-        self.errors.clear()
-        self.left.extend(tasks)
-        self._call()
-        try:
-            self._work_off()
-        finally:
-            self.left.clear()
-            for i in range(1, self.threads):
-                while self.flags[_LINE * i]:
-                    changes(self.flags, _LINE * i, 1, _GLANCE)
-        if self.errors:
-            raise self.errors[0]
+    def share(self, kernel: Callable[..., None], tasks: Array, work: float, *given: Any) -> None:
+        """kernel(board, tasks, given), of tasks that do not depend on each other.
+
+        tasks: whole numbers, [tasks, any]. work: all their nanoseconds, at a guess.
+        """
+        board = self.alone
+        if self.hands(work) > 1 and len(tasks) > 1:
+            self._call()
+            board = self.shared
+        turns = min(len(tasks), 1 + int(work / _PROMPT))
+        for i in range(turns):
+            if self.stop.is_set():
+                raise KeyboardInterrupt
+            some = slice(len(tasks) * i // turns, len(tasks) * (i + 1) // turns)
+            kernel(board, tasks[some], given)
+
+    def hands(self, work: float) -> int:
+        """How many threads will share so many nanoseconds of work; each has its own scratch."""
+        return self.threads if work > WORTH else 1
+
+    def pieces(self, work: float) -> int:
+        """Into how many tasks to cut so much work, at least."""
+        hands = self.hands(work)
+        return (_EACH * hands if hands > 1 else 1) * (1 + int(work / _PROMPT))
+
+    def tasks(self, size: int, work: float) -> Array:
+        """0 .. size in as many tasks, (first, last) each, as so much work is cut into."""
+        return cut(size, self.pieces(work))
 
     def close(self) -> None:
         """Let the helpers go."""
-        self.closed = True
-        self._call()
+        close(self.shared)
+        self._rouse()
 
     def _call(self) -> None:
-        self.flags[0] += 1
+        """See to it that helpers are awake."""
+        if not self.begun:  # many a network is too small for more than one thread
+            self.begun = True
+            for hand in range(1, self.threads):
+                assert self.pool is not None
+                self.pool.submit(self._help, hand)
+        self._rouse()
+
+    def _rouse(self) -> None:
         if self.sleeping:
             with self.wake:
                 self.wake.notify_all()
 
-    def _help(self, place: int) -> None:
-        turn = 0
-        while not self.closed:
-            if not changes(self.flags, 0, turn, _PATIENCE):
-                with self.wake:
-                    self.sleeping += 1
-                    if self.flags[0] == turn:
-                        self.wake.wait()
-                    self.sleeping -= 1
-            turn = int(self.flags[0])
-            self.flags[place] = 1  # before a task is taken: the caller waits for whoever has one
-            try:
-                self._work_off()
-            except BaseException as error:  # the caller raises it
-                self.errors.append(error)
-                self.left.clear()
-            finally:
-                self.flags[place] = 0
+    def _help(self, hand: int) -> None:
+        while not is_closed(self.shared):
+            help_out(self.shared, hand, _PATIENCE)
+            with self.wake:
+                self.sleeping += 1
+                if not is_closed(self.shared):
+                    self.wake.wait()
+                self.sleeping -= 1
 
-    def _work_off(self) -> None:
-        while self.left:
-            if self.stop.is_set():
-                raise KeyboardInterrupt
-            try:
-                task = self.left.popleft()
-            except IndexError:  # another thread took the last one
-                return
-            task()
+
+@lru_cache(maxsize=1024)
+def cut(size: int, pieces: int) -> Array:
+    """0 .. size in so many tasks, (first, last) each, if it has as many; nobody may change them."""
+    pieces = max(1, min(pieces, size))
+    ends = [size * i // pieces for i in range(pieces + 1)]
+    return np.array(list(pairwise(ends)), np.int64)

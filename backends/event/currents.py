@@ -21,7 +21,8 @@ weights, to make eight. Nothing is spent on inputs that are silent, and weights 
 for all steps and samples of a task. Events do not: what a window sees lies in another place at
 every step, and no processor foresees where. So some outputs are computed at a step, one after the
 other, before the same ones at the next, whose events are asked for meanwhile. Where channels are
-few, a position may be several side by side: see `abreast`.
+few, a position may be several side by side: see `abreast`. A block of outputs, for some samples and
+positions, is a task; `sharing` tells how threads share them.
 
 Arithmetic. On a grid (see `passes/grid.py`) weights are integers times 2^-k, k per output channel.
 Then all this happens in integers: rows of int8 (in pairs, see `rows`), int16 or int32, added in the
@@ -40,6 +41,19 @@ from backends.event.vectors import add_taps, collect, collect_runs, fetch, fill
 # Without NRT, Numba counts no references (more work than a quiet window), but may not allocate.
 kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
 part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)
+
+
+@part
+def parts_of(task, table):
+    """Of a task: samples, positions and channels, (first, last or number) each; rows of weights."""
+    return (task[0], task[1]), (task[2], task[3]), (task[4], task[5]), table[task[6]]
+
+
+@part
+def cut_up(numbers, length):
+    """Scratch for a chunk of positions twice, of `length` each, and once for a single one."""
+    chunk = (numbers.size - length) // 2
+    return numbers[:chunk], numbers[chunk : 2 * chunk], numbers[2 * chunk :]
 
 
 @part

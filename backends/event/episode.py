@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +19,7 @@ if TYPE_CHECKING:
 
 
 class Episode:
-    """One part of the samples x, run stretch by stretch.
-
-    stop: to be set by whoever wants no more of it. crew: threads for the tasks of a stage.
-    """
+    """One part of the samples x, run stretch by stretch by a crew."""
 
     def __init__(
         self,
@@ -31,11 +27,10 @@ class Episode:
         x: Array,
         timesteps: int,
         observe: Observe,
-        stop: Event,
-        crew: Crew | None = None,
+        crew: Crew,
     ) -> None:
         self.program, self.x, self.timesteps, self.observe = program, x, timesteps, observe
-        self.stop, self.crew = stop, crew
+        self.crew = crew
         self.kept = observe.kept_steps(timesteps)
         self.rows: Array = np.arange(len(x))  # the samples that still run
         self.taken = np.full(len(x), timesteps)
@@ -63,10 +58,9 @@ class Episode:
                 grids,
                 program.plan.units,
                 self.crew,
-                self.stop,
             )
             for stage in program.stages:
-                if self.stop.is_set():
+                if self.crew.stop.is_set():
                     raise KeyboardInterrupt
                 stage.run(now)
             sums.hear(now)
@@ -107,14 +101,11 @@ class Episode:
         return {v: a for v, a in found.items() if v not in program.constants}
 
     def _record(self, now: Stretch) -> None:
-        sent = [layer.node.outputs[0] for layer in self.program.network.layers]
-        spiking = [now.spikes[value] for value in sent if value in now.spikes]
-        now.each([spikes.totals for spikes in spiking], sum(spikes.look for spikes in spiking))
         for layer in self.program.network.layers:
             value, name = layer.node.outputs[0], layer.name
             if value in now.spikes:
                 spikes = now.spikes[value]
-                counts = spikes.totals().T
+                counts = spikes.totals(self.crew).T
                 trains = spikes.x.transpose(1, 0, 3, 2) if self.observe.spikes else None
             else:
                 dense = now.dense[value].reshape(now.samples, now.steps, *shape(value))

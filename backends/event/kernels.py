@@ -7,19 +7,43 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.event.currents import copy, fetch_next, first_of, gather, kernel, pass_on
+from backends.event.currents import (
+    copy,
+    cut_up,
+    fetch_next,
+    first_of,
+    gather,
+    kernel,
+    parts_of,
+    pass_on,
+)
+from backends.event.sharing import body, together
 from backends.event.vectors import fire_block
 
 
 @kernel
-def fire_on_grid(
+def fire_on_grid(board, tasks, given):
+    """IF neurons, all in integers: v[B, P, C] int32, in units of 2^-k; thresholds 2^shift units.
+
+    U = V + I;  s = clip(floor(U / theta), -gamma_neg, gamma), at least -C;  V = U - theta s.
+    given: what `_fire_on_grid` takes.
+    before: V at the begin, [B or 1, P or 1, C]; v: V at the end, empty if nobody will need it.
+    bias: [B or 1, P or 1, C]. limits: gamma, gamma_neg. delay: how many of these steps are frozen.
+    sent: C, [B, P, C], empty if gamma_neg is 0. flat: `out` without its axes.
+    scratch: a row for every hand, but of the type of narrow sums.
+    """
+    together(board, _fire_on_grid, tasks, given)
+
+
+@body
+def _fire_on_grid(
+    hand,
+    task,
     out,
     flat,
     before,
     v,
     sent,
-    span,
-    block,
     synapse,
     lists,
     tap,
@@ -31,19 +55,14 @@ def fire_on_grid(
     scratch,
     lanes,
 ):
-    """IF neurons, all in integers: v[B, P, C] int32, in units of 2^-k; thresholds 2^shift units.
-
-    U = V + I;  s = clip(floor(U / theta), -gamma_neg, gamma), at least -C;  V = U - theta s.
-    before: V at the begin, [B or 1, P or 1, C]; v: V at the end, empty if nobody will need it.
-    span: samples and positions, (first, last) each. block: first output channel and their number.
-    bias: [B or 1, P or 1, C]. limits: gamma, gamma_neg. delay: how many of these steps are frozen.
-    sent: C, [B, P, C], empty if gamma_neg is 0. flat: `out` without its axes.
-    """
-    first, last, start, end = span
-    c0, width = block
+    table, pointers, runs, most = synapse
+    (first, last), (start, end), (c0, width), w = parts_of(task, table)
+    synapse = (w, pointers, runs, most)
     gamma, gamma_neg = limits
-    u, narrow, rows, factors, constant, count, bits, spikes = scratch
+    numbers, narrow, rows, factors, count, spikes = scratch
     length = 16 * len(lanes)
+    u, constant, bits = cut_up(numbers[hand], length)
+    rows, factors, count, spikes = rows[hand], factors[hand], count[hand], spikes[hand]
     steps, positions, channels = out.shape[1:]
     chunk = u.size // length
     for j in range(width):
@@ -91,12 +110,23 @@ def fire_on_grid(
 
 
 @kernel
-def fire(
+def fire(board, tasks, given):
+    """Every neuron; potentials in float64, the current is (rows + taps) unit + constant + extra.
+
+    given: what `_fire` takes. neuron: (theta, gamma, gamma_neg, alpha) of an IF, alpha empty, or of
+    a LeakyIF. v: potential of an IF, accumulated current of a LeakyIF. constant: [B or 1, P or 1,
+    C]; extra: [B, T, P, C] or empty. The rest as above; the equations are those of `numpy_ops`.
+    """
+    together(board, _fire, tasks, given)
+
+
+@body
+def _fire(
+    hand,
+    task,
     out,
     v,
     sent,
-    span,
-    block,
     synapse,
     lists,
     tap,
@@ -109,16 +139,13 @@ def fire(
     scratch,
     lanes,
 ):
-    """Every neuron; potentials in float64, the current is (rows + taps) unit + constant + extra.
-
-    neuron: (theta, gamma, gamma_neg, alpha) of an IF, alpha empty, or of a LeakyIF. v: potential
-    of an IF, accumulated current of a LeakyIF. constant: [B or 1, P or 1, C]; extra: [B, T, P, C]
-    or empty. The rest as above; the equations are those of `numpy_ops`.
-    """
-    first, last, start, end = span
-    c0, width = block
+    table, pointers, runs, most = synapse
+    (first, last), (start, end), (c0, width), w = parts_of(task, table)
+    synapse = (w, pointers, runs, most)
     theta, gamma, gamma_neg, alpha = neuron
     wide, narrow, rows, factors, current, total, count, spikes = scratch
+    wide, rows, factors = wide[hand], rows[hand], factors[hand]
+    current, total, count, spikes = current[hand], total[hand], count[hand], spikes[hand]
     steps = out.shape[1]
     mine = slice(c0, c0 + width)  # indices of slices are never negative, as vectors need
     unit, theta = unit[mine], theta[mine]
@@ -181,11 +208,21 @@ def fire(
 
 
 @kernel
-def sum_currents(out, span, block, synapse, lists, tap, x, unit, scratch, lanes):
-    """out[b, t, p, c] += (rows + taps) unit, in the type of `out`: no neuron."""
-    first, last, start, end = span
-    c0, width = block
+def sum_currents(board, tasks, given):
+    """out[b, t, p, c] += (rows + taps) unit, in the type of `out`: no neuron.
+
+    given: what `_sum_currents` takes.
+    """
+    together(board, _sum_currents, tasks, given)
+
+
+@body
+def _sum_currents(hand, task, out, synapse, lists, tap, x, unit, scratch, lanes):
+    table, pointers, runs, most = synapse
+    (first, last), (start, end), (c0, width), w = parts_of(task, table)
+    synapse = (w, pointers, runs, most)
     wide, narrow, rows, factors = scratch
+    wide, rows, factors = wide[hand], rows[hand], factors[hand]
     for b in range(first, last):
         for p in range(start, end):
             for t in range(out.shape[1]):

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from backends.event import dyadic, geometry
 from backends.event.geometry import Windows
 from backends.event.plan import Current
-from backends.event.synapses import Block, Connection, blocks
+from backends.event.synapses import Blocks, Connection, blocks
 from snncompiler.graph import Array, attribute, shape, weights
 
 _NONE = np.zeros(0, np.int32)
@@ -51,7 +51,7 @@ class Rows(NamedTuple):
     limit: rows that the type `narrow` can add, a multiple of 8; 0: no need of it.
     """
 
-    blocks: list[Block]
+    blocks: list[Blocks]
     pointers: Array
     runs: Array
     limit: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ class Neurons:
         grid = self._grid(now)
         if grid is None:
             now.spikes[self.value] = self._anyhow(now, frozen)
-        elif self._is_binary():
+        elif self._is_binary:
             now.spikes[self.value] = self._in_bits(now, frozen, grid)
         else:
             now.spikes[self.value] = self._on_grid(now, frozen, grid)
@@ -110,7 +111,7 @@ class Neurons:
 
     def _in_units(self, k: Array, now: Stretch) -> Grid | None:
         """The numbers in these units, if the current is a multiple of them."""
-        current = self._steady(now).in_units(k, now)
+        current = self._steady(now).in_units(k, now.crew)
         if current is None:
             return None
         theta = np.ldexp(self.neuron.theta, k).astype(np.int32)
@@ -144,10 +145,9 @@ class Neurons:
         limits = (int(n.gamma), int(n.gamma_neg))
         rest = (beside(grid.current, side), np.tile(shift, side), limits, frozen)
 
-        def scratch(size: int) -> tuple[Array, ...]:
-            potentials, constants, bits = _at_hand(size)
-            counts = np.zeros(len(potentials), np.int32)
-            return potentials, constants, counts, bits, np.zeros(size, out.dtype)
+        def scratch(hands: int, size: int) -> tuple[Array, ...]:
+            (numbers,) = _at_hand(hands, size)
+            return numbers, np.zeros_like(numbers), np.zeros((hands, size), out.dtype)
 
         way.call(kernels.fire_on_grid, now, head, *rest, scratch=scratch)
         return Spikes(out)
@@ -201,8 +201,8 @@ class Neurons:
         head = (out, *now.states[self.node])
         wide = self.first.total.wide
 
-        def scratch(size: int) -> tuple[Array, ...]:
-            return np.zeros(size, wide), *np.zeros((4, size))
+        def scratch(hands: int, size: int) -> tuple[Array, ...]:
+            return np.zeros((hands, size), wide), *np.zeros((4, hands, size))
 
         self.first.call(kernels.fire, now, head, *rest, scratch=scratch)
         v = now.states[self.node][0]
@@ -220,24 +220,24 @@ class Neurons:
         whole = all(float(g).is_integer() and g < 2**20 for g in (n.gamma, n.gamma_neg))
         return bool(powers) and whole and not self.current.dense
 
+    @cached_property
     def _is_binary(self) -> bool:
         """Whether spikes are bits, 16 channels of which no two blocks share."""
         n = self.neuron
-        whole = all(block.first % 16 == 0 for block in self.first.blocks)
+        whole = all(not (some.first % 16).any() for some in self.first.blocks)
         return n.gamma == 1 and not n.gamma_neg and whole
 
     def _constants(self) -> list[Array]:
         return [self.bias, self.neuron.theta]
 
 
-def _at_hand(size: int) -> tuple[Array, ...]:
+def _at_hand(hands: int, size: int) -> tuple[Array, ...]:
     """Scratch for a chunk of positions: potentials, constants; for a block: its thresholds.
 
     A chunk is a few kilobytes, so that it stays at hand while time goes by.
     """
     chunk = max(1, _CHUNK // size) * size
-    room = aligned.zeros((2 * chunk + size,), np.int32)
-    return room[:chunk], room[chunk : 2 * chunk], room[2 * chunk :]
+    return (aligned.zeros((hands, 2 * chunk + size), np.int32),)
 
 
 def not_finite(node: ir.Node) -> InputError:

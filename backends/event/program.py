@@ -117,24 +117,21 @@ class EventProgram:
                 progress(sum(t.samples for t in traces.values()) * timesteps, len(x) * timesteps)
 
         stop = Event()
-        crew: Crew | None = None
         with workers(self.threads) as pool:
+            # More of them than cores, all awake, would be in each other's way.
+            crew = Crew(stop, pool, min(self.threads, available_cores()))
             try:
                 if len(parts) == 1 or self.threads == 1:
-                    # More of them than cores, all awake, would be in each other's way.
-                    awake = min(self.threads, available_cores())
-                    crew = Crew(pool, awake, stop) if awake > 1 else None
                     for i, part in enumerate(parts):
-                        finish(i, Episode(self, x[part], timesteps, observe, stop, crew).run())
+                        finish(i, Episode(self, x[part], timesteps, observe, crew).run())
                 else:
-                    episodes = (Episode(self, x[p], timesteps, observe, stop) for p in parts)
+                    episodes = (Episode(self, x[p], timesteps, observe, Crew(stop)) for p in parts)
                     futures = {pool.submit(e.run): i for i, e in enumerate(episodes)}
                     for future in as_completed(futures):
                         finish(futures[future], future.result())
             finally:
                 stop.set()  # whoever still works gives up at the next stage
-                if crew is not None:
-                    crew.close()
+                crew.close()
                 pool.shutdown(wait=False, cancel_futures=True)
         result = join([traces[i] for i in range(len(parts))])
         result.counts = counts

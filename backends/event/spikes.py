@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from backends.event import bit_trains, memory, trains
+from backends.event.crew import Crew
 from snncompiler.graph import Array
 
-#: Runs tasks that do not depend on each other, given the nanoseconds that they will take.
-Each = Callable[[Iterable[Callable[[], object]], float], None]
 #: Nanoseconds to look at one count, and at one bit; and to write an event down.
 _LOOK, _LOOK_AT_BIT, _WRITE = 0.2, 0.05, 2.0
-#: Nanoseconds below which a second thread costs more than it saves.
-WORTH = 4e5
 #: Share of events below which they are quicker to add up than all counts.
 _SPARSE = 0.06
 #: Elements behind the end of a list that kernels may read, or write.
@@ -77,19 +72,21 @@ class Spikes:
         """Neurons times steps times samples."""
         return self.samples * self.steps * self.positions * self.channels
 
-    def totals(self) -> Array:
+    def totals(self, crew: Crew) -> Array:
         """|count| of every neuron, [P, C], summed over samples and steps."""
         if self._totals is None:
             channels = self.channels if self.bits is None else 16 * self.bits.shape[3]
-            total = self._summed(self.positions * channels)
+            total = self._summed(self.positions * channels, crew)
             self._totals = total.reshape(self.positions, -1)[:, : self.channels]
         return self._totals
 
-    def _summed(self, size: int) -> Array:
+    def _summed(self, size: int, crew: Crew) -> Array:
         """The same of `size` places, int64: of every count, or of every bit, if there are bits."""
         if self.bits is not None:
             sums = memory.empty((size,), np.int64)
-            bit_trains.sum_bits(self.bits, memory.zeros((size,), np.uint8), sums)
+            tasks = crew.tasks(size // 64, self.look)
+            counts = memory.zeros((size,), np.uint8)
+            crew.share(bit_trains.sum_bits, tasks, self.look, self.bits, counts, sums)
             return sums
         total = memory.zeros((size,), np.int32)
         listed = next((found for (groups, _), found in self._lists.items() if groups == 1), None)
@@ -99,67 +96,56 @@ class Spikes:
             trains.add_counts(self.x, total)
         return total.astype(np.int64)
 
-    def _spans(self, work: float) -> list[tuple[int, int, int, int]]:
-        """Pieces of so many nanoseconds of work, for some threads."""
-        return stretches(self.samples, self.steps, 4 if work > WORTH else 1)
-
     @property
     def look(self) -> float:
         """Nanoseconds to look at everything."""
         return (_LOOK if self.bits is None else _LOOK_AT_BIT) * self.size
 
-    def lists(self, groups: int, kind: Any, each: Each) -> list[Lists]:
+    def lists(self, groups: int, kind: Any, crew: Crew) -> list[Lists]:
         """The events of every group of channels, codes of this type."""
         if (groups, kind) not in self._lists:
             width = self.channels // groups
             cuts = range(0, self.channels, width)
-            self._lists[groups, kind] = [self._list(c, c + width, kind, each) for c in cuts]
+            self._lists[groups, kind] = [self._list(c, c + width, kind, crew) for c in cuts]
         return self._lists[groups, kind]
 
-    def _list(self, first: int, last: int, kind: Any, each: Each) -> Lists:
+    def _list(self, first: int, last: int, kind: Any, crew: Crew) -> Lists:
         """Count the events of these channels, then write them down."""
         starts = memory.empty((self.samples, self.steps, self.positions + 1), np.int32)
         plain = np.ones((self.samples, self.steps), np.bool_)
         sizes: Array = np.empty((self.samples, self.steps), np.int32)
-        spans = self._spans(self.look)
+        channels, rows = (first, last), self.samples * self.steps
         words = None if self.bits is None else self.bits.view(np.uint64)
-        # Bits beyond the channels are 0: whole words are quicker.
-        upto = last if words is None or last < self.channels else 64 * words.shape[3]
-
-        def count(i: int) -> None:
-            if words is not None:
-                bit_trains.count_events(words, (first, upto), spans[i], sizes)
-            else:
-                trains.count_events(self.x, (first, last), spans[i], starts, plain)
-
-        each((partial(count, i) for i in range(len(spans))), self.look)
-        sizes = sizes if words is not None else starts[..., -1]
+        if words is not None and last == self.channels:
+            channels = (first, 64 * words.shape[3])  # bits beyond are 0, whole words are quicker
+        tasks = crew.tasks(rows, self.look)
+        if words is not None:
+            crew.share(bit_trains.count_events, tasks, self.look, words, channels, sizes)
+        else:
+            crew.share(trains.count_events, tasks, self.look, self.x, channels, starts, plain)
+            sizes = starts[..., -1]
         ends = np.cumsum(sizes, dtype=np.int64).reshape(sizes.shape)
         size = int(ends[-1, -1])
         if size >= 2**31:
             raise _too_many()
         begins = (ends - sizes).astype(np.int32)
         codes = memory.empty((size + PAST,), kind)[:size]
-        if words is None:
+        work = self.look + _WRITE * size
+        tasks = crew.tasks(rows, work)
+        counts: Array = np.empty(0, np.int8)  # all are 1
+        if words is not None:
+            starts[..., 0] = begins
+            given = (channels, last - first, ends, starts, codes)
+            crew.share(bit_trains.list_events, tasks, work, words, *given)
+        else:
             starts += begins[..., None]
             counts = memory.empty((size + PAST,), self.x.dtype)[:size]
-        else:
-            starts[..., 0] = begins
-            counts = np.empty(0, np.int8)  # all are 1
-
-        def write(span: tuple[int, int, int, int]) -> None:
-            if words is not None:
-                width = last - first
-                bit_trains.list_events(words, (first, upto), width, span, ends, starts, codes)
-            else:
-                trains.list_events(self.x, (first, last), span, starts, plain, codes, counts)
-
-        work = self.look + _WRITE * size
-        each((partial(write, span) for span in self._spans(work)), work)
+            listed = (starts, plain, codes, counts)
+            crew.share(trains.list_events, tasks, work, self.x, channels, *listed)
         return Lists(codes, counts, starts, plain)
 
 
-def joined(parts: Sequence[Lists], each: Each) -> Lists:
+def joined(parts: Sequence[Lists], crew: Crew) -> Lists:
     """Events of several values in one list; their positions are numbered value after value."""
     if len(parts) == 1:
         return parts[0]
@@ -179,23 +165,13 @@ def joined(parts: Sequence[Lists], each: Each) -> Lists:
     codes = memory.empty((size + PAST,), parts[0].codes.dtype)[:size]
     kind = np.result_type(*(part.counts for part in parts))
     counts = memory.empty((PAST if plain.all() else size + PAST,), kind)[:size]
-
-    def write(i: int) -> None:
-        trains.append(codes, counts, plain, begins[..., i], *parts[i])
-
-    each((partial(write, i) for i in range(len(parts))), _WRITE * size)
+    work = _WRITE * int(size)
+    tasks = crew.tasks(len(starts), work)
+    for i, part in enumerate(parts):
+        given = (codes, counts, plain, begins[..., i], *part)
+        crew.share(trains.append, tasks, work / len(parts), *given)
     return Lists(codes, counts, starts, plain)
 
 
 def _too_many() -> MemoryError:
     return MemoryError("too many events in one stretch; lower --memory")
-
-
-def stretches(samples: int, steps: int, most: int) -> list[tuple[int, int, int, int]]:
-    """Cut samples x steps into up to `most` spans (first sample, last, first step, last)."""
-    over = samples if samples >= most else steps
-    pieces = min(most, over)
-    pairs = list(pairwise(over * i // pieces for i in range(pieces + 1)))
-    if samples >= most:
-        return [(a, b, 0, steps) for a, b in pairs]
-    return [(0, samples, a, b) for a, b in pairs]

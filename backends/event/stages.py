@@ -9,11 +9,12 @@ import numpy as np
 
 from backends.event import bit_trains, geometry, memory, trains
 from backends.event.abreast import beside
+from backends.event.crew import cut
 from backends.event.layers import Sum, places
 from backends.event.plan import Moved, Unit
 from backends.event.spikes import PAST, Lists, Spikes
-from backends.event.stretch import Stretch, run_all
-from backends.event.synapses import Block, blocks
+from backends.event.stretch import Stretch
+from backends.event.synapses import Blocks, blocks, count_blocks
 from snncompiler.graph import Array, attribute, shape, weights
 
 #: Nanoseconds: to add a vector of weights, and more when a weight is first seen; to update a
@@ -50,10 +51,14 @@ class Synapses:
         nothing = np.zeros((1, 0, total.channels), total.wide)
         self.blocks = total.rows.blocks if total.rows else blocks(nothing, 1, total.wide)
         per_vector = _VECTOR // (total.rows.narrow if total.rows else total.wide).itemsize
-        self.vectors = sum(-(-block.lanes // per_vector) for block in self.blocks)
+        self.vectors = sum(len(some.first) * -(-some.lanes // per_vector) for some in self.blocks)
+        self.count = count_blocks(self.blocks)
         self.weights = sum(c.w.size for c in total.full)
-        most = max(len(block.rows) for block in self.blocks)
+        #: How many outputs see an event of each connection.
+        self.seen = [len(c.windows.pairs) / c.windows.inputs / c.groups for c in total.full]
+        most = max(some.rows.shape[1] for some in self.blocks)
         self.codes = np.dtype(np.uint16 if most <= 1 << 16 else np.int32)
+        self.tasks: dict[tuple[int, ...], Array] = {}
         self.places = places(total.channels // total.abreast, total.abreast)
 
     def call(
@@ -62,51 +67,41 @@ class Synapses:
         now: Stretch,
         head: tuple[Any, ...],
         *rest: Any,
-        scratch: Callable[[int], tuple[Array, ...]],
+        scratch: Callable[[int, int], tuple[Array, ...]],
     ) -> None:
-        """kernel(*head, span, block, synapse, lists, taps, x, *rest, scratch, lanes), all over.
+        """Share kernel(*head, synapse, lists, taps, x, *rest, scratch, lanes) between threads.
 
-        scratch: what the kernel takes for a block of so many lanes beyond the type of sums
-        and the collected rows.
+        scratch: what it takes for so many hands and lanes, beyond the collected rows and the type
+        of their sums.
         """
         t, rows = self.total, self.total.rows
+        windows = (rows.pointers, rows.runs, rows.limit) if rows else (_NONE, _NO_RUNS, 1)
+        narrow = np.zeros(0, rows.narrow if rows else t.wide)
         lists = now.lists(t.full, self.codes) if t.full else [_NO_LISTS]
-        x = self._passed_on(now)
-        narrow = rows.narrow if rows else t.wide
+        taps, x, cost = tuple(t.taps), self._passed_on(now), self.cost(now)
+        for some in self.blocks:
+            work = cost * len(some.first) / self.count
+            hands, size, events = now.crew.hands(work), some.lanes, lists[some.group]
+            most = some.rows.shape[1] + PAST
+            first, *others = scratch(hands, size)
+            kinds = self.codes, events.counts.dtype
+            own = (first, narrow, *(np.empty((hands, most), kind) for kind in kinds), *others)
+            given = (*head, (some.rows, *windows), tuple(events), taps, x, *rest, own)
+            tasks = self._tasks(now, some, work)
+            now.crew.share(kernel, tasks, work, *given, (0,) * (size // 16))
 
-        def work(block: Block, span: tuple[int, int, int, int]) -> None:
-            synapse = (
-                (block.rows, rows.pointers, rows.runs, rows.limit)
-                if rows
-                else (block.rows, _NONE, _NO_RUNS, 1)
-            )
-            size = block.lanes
-            first, *others = scratch(size)
-            place = (block.first, block.width)
-            events = lists[block.group]
-            most = len(block.rows) + PAST
-            own = (
-                np.zeros(0, narrow),
-                np.empty(most, self.codes),
-                np.empty(most, events.counts.dtype),
-            )
-            lanes = (0,) * (size // 16)
-            kernel(
-                *head,
-                span,
-                place,
-                synapse,
-                tuple(events),
-                tuple(t.taps),
-                x,
-                *rest,
-                (first, *own, *others),
-                lanes,
-            )
-
-        cost = self.cost(now)
-        spans = now.spans(t.positions, len(self.blocks), cost)
-        now.each(run_all(work, ((block, span) for block in self.blocks for span in spans)), cost)
+    def _tasks(self, now: Stretch, some: Blocks, work: float) -> Array:
+        """Blocks times positions, as `currents.parts_of` takes them apart."""
+        blocks = len(some.first)
+        spans = cut(self.total.positions, -(-now.crew.pieces(work) // blocks))
+        key = int(some.first[0]), now.samples, len(spans)
+        if key not in self.tasks:
+            tasks = np.zeros((blocks, len(spans), 7), np.int64)
+            tasks[..., 1], tasks[..., 2:4] = now.samples, spans
+            tasks[..., 4], tasks[..., 5] = some.first[:, None], some.width[:, None]
+            tasks[..., 6] = np.arange(blocks)[:, None]
+            self.tasks[key] = tasks.reshape(-1, 7)
+        return self.tasks[key]
 
     def _passed_on(self, now: Stretch) -> Array:
         """What arrives channel by channel: bits, if they are there and blocks share none.
@@ -119,7 +114,7 @@ class Synapses:
             packed = any(now.spikes[c.source].bits is not None for c in t.full)
             return _NO_BITS if packed else _NO_SPIKES
         spikes = now.spikes[t.single.source]
-        bits = spikes.bits if all(block.first % 16 == 0 for block in self.blocks) else None
+        bits = spikes.bits if all(not (some.first % 16).any() for some in self.blocks) else None
         return beside(spikes.x if bits is None else bits, t.abreast)
 
     def cost(self, now: Stretch) -> float:
@@ -128,16 +123,15 @@ class Synapses:
         cost = _UPDATE * now.samples * now.steps * t.positions * t.channels
         if t.full:
             added = 0.0
-            for c in t.full:
-                seen = len(c.windows.pairs) / c.windows.inputs / c.groups
+            for c, seen in zip(t.full, self.seen, strict=True):
                 added += seen * sum(len(part.codes) for part in now.events(c, self.codes))
             cost += _ADD * added * self.vectors + _LOAD * min(added * t.channels, self.weights)
-            cost += _COLLECT * now.samples * now.steps * t.positions * len(self.blocks)
+            cost += _COLLECT * now.samples * now.steps * t.positions * self.count
         return cost
 
-    def sum_scratch(self, size: int) -> tuple[Array, ...]:
+    def sum_scratch(self, hands: int, size: int) -> tuple[Array, ...]:
         """Scratch of `sum_currents`."""
-        return (np.zeros(size, self.total.wide),)
+        return (np.zeros((hands, size), self.total.wide),)
 
 
 class Pool:
@@ -153,7 +147,7 @@ class Pool:
         self.taps = np.ascontiguousarray(windows.pairs[:, 0], np.int32)
 
     def run(self, now: Stretch) -> None:
-        """One task per sample."""
+        """Sample by sample."""
         spikes = now.spikes[self.source]
         outputs, channels = self.shape
         if spikes.silent:  # no count rises
@@ -174,13 +168,10 @@ class Pool:
         out = memory.empty((now.samples, now.steps, outputs, width), kind)
         kernel = bit_trains.pool if packed else trains.pool
 
-        def work(b: int) -> None:
-            span = (b, b + 1, now.steps, spikes.positions, outputs)
-            given = (out.reshape(-1), arriving.reshape(-1), totals, top)
-            kernel(*given, span, self.pointers, self.taps, width)
-
         cost = _LOOK * spikes.size * (0.25 if packed else 1)
-        now.each(run_all(work, ((b,) for b in range(now.samples))), cost)
+        given = (out.reshape(-1), arriving.reshape(-1), totals, top)
+        tasks, over = now.crew.tasks(now.samples, cost), (now.steps, spikes.positions, outputs)
+        now.crew.share(kernel, tasks, cost, *given, over, self.pointers, self.taps, width)
         now.spikes[self.node.outputs[0]] = (
             Spikes(bits=out, channels=channels) if packed else Spikes(out)
         )
@@ -202,7 +193,7 @@ class Twin:
         self.dtype = small(self.most)
 
     def run(self, now: Stretch) -> None:
-        """One task per sample."""
+        """Sample by sample."""
         x = now.spikes[self.source].x
         if self.node not in now.states:
             zeros = np.zeros((now.samples, *x.shape[2:]))
@@ -210,11 +201,10 @@ class Twin:
         state = now.states[self.node]
         out = memory.empty(x.shape, self.dtype)
 
-        def work(b: int) -> None:
-            settings = (now.before, self.gamma, self.allowance)
-            trains.calibrate(out, x, self.ratio, state, (b, b + 1), *settings)
-
-        now.each(run_all(work, ((b,) for b in range(now.samples))), _LOOK * x.size)
+        cost = _LOOK * x.size
+        settings = (now.before, self.gamma, self.allowance)
+        tasks = now.crew.tasks(now.samples, cost)
+        now.crew.share(trains.calibrate, tasks, cost, out, x, self.ratio, state, *settings)
         now.spikes[self.node.outputs[0]] = Spikes(out)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from backends.event import memory, trains
-from backends.event.stretch import Stretch, run_all
+from backends.event.crew import Crew
 from snncompiler.graph import Array
 
 #: Nanoseconds to bring one number over.
@@ -37,7 +37,7 @@ class Steady:
             total = x.transpose(0, 2, 1) + total
         return np.ascontiguousarray(total)
 
-    def in_units(self, k: Array, now: Stretch) -> Array | None:
+    def in_units(self, k: Array, crew: Crew) -> Array | None:
         """The current in units of 2^-k [C], [B or 1, P, C] int32, which have room for it.
 
         None if it is not a whole number of them everywhere.
@@ -53,10 +53,8 @@ class Steady:
         samples = len(x)
         out = memory.empty((samples, x.shape[2], x.shape[1]), np.int32)
         exact = np.zeros(samples, np.bool_)
-
-        def work(b: int) -> None:
-            tile = np.empty((x.shape[1], trains.TILE), np.int32)
-            exact[b] = trains.bring(out[b], x[b], self.bias, scale, tile)
-
-        now.each(run_all(work, ((b,) for b in range(samples))), _BRING * out.size)
+        work = _BRING * out.size
+        tasks = crew.tasks(samples, work)
+        tiles = np.empty((crew.hands(work), x.shape[1], trains.TILE), np.int32)
+        crew.share(trains.bring, tasks, work, out, exact, x, self.bias, scale, tiles)
         return out if exact.all() else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -21,21 +22,21 @@ LANES = (128, 112, 96, 80, 64, 48, 32, 16)
 _SHARE, _LEAST = 0.6, 640 << 10
 
 
-class Block(NamedTuple):
-    """Output channels first .. first + width of a group, their rows [rows + 1, lanes] of weights.
+class Blocks(NamedTuple):
+    """Output channels first .. first + width [blocks] of a group, and rows of their weights.
 
-    The last row is one of zeros. Rows may be paired: see `rows`.
+    rows: [blocks, rows + 1, lanes]; the last row is one of zeros. They may be paired: see `rows`.
     """
 
     group: int
-    first: int
-    width: int
+    first: Array
+    width: Array
     rows: Array
 
     @property
     def lanes(self) -> int:
         """Weights of a row, those of nobody included."""
-        return self.rows.shape[1] * (2 if self.rows.dtype == np.uint16 else 1)
+        return self.rows.shape[2] * (2 if self.rows.dtype == np.uint16 else 1)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _gain(node: ir.Node) -> Connection | None:
     return Connection(source, places, w, channels, True, np.zeros(channels))
 
 
-def blocks(w: Array, groups: int, narrow: np.dtype[np.generic]) -> list[Block]:
+def blocks(w: Array, groups: int, narrow: np.dtype[np.generic]) -> list[Blocks]:
     """Cut the outputs of weights [taps, channels, outputs] into blocks of full vectors.
 
     narrow: the type that rows are added in.
@@ -127,16 +128,35 @@ def blocks(w: Array, groups: int, narrow: np.dtype[np.generic]) -> list[Block]:
     flat = w.reshape(rows, w.shape[2])
     result = []
     for group in range(groups):
-        first, left = group * width, width
+        cuts, first, left = [], group * width, width
         while left:
             fitting = (n for n in LANES if n < left + 16 and rows * n * w.itemsize <= room)
             lanes = next(fitting, LANES[-1])
             used = min(lanes, left)
-            part = aligned.zeros((rows + 1, lanes), w.dtype)
-            part[:rows, :used] = flat[:, first : first + used]
-            result.append(Block(group, first, used, packed(part, narrow)))
+            cuts.append((first, used, lanes))
             first, left = first + used, left - used
+        for lanes, some in groupby(cuts, lambda cut: cut[2]):
+            begins, sizes, _ = np.array(list(some)).T
+            result.append(Blocks(group, begins, sizes, _rows(flat, begins, sizes, lanes, narrow)))
     return result
+
+
+def count_blocks(blocks: list[Blocks]) -> int:
+    """How many they are."""
+    return sum(len(some.first) for some in blocks)
+
+
+def _rows(flat: Array, begins: Array, sizes: Array, lanes: int, narrow: np.dtype[Any]) -> Array:
+    """The weights of blocks of some outputs each, as `Blocks` has them."""
+    tables: Array = np.zeros(0)
+    for i, (begin, used) in enumerate(zip(begins, sizes, strict=True)):
+        part = aligned.zeros((len(flat) + 1, lanes), flat.dtype)
+        part[:-1, :used] = flat[:, begin : begin + used]
+        made = packed(part, narrow)
+        if not i:
+            tables = aligned.zeros((len(begins), *made.shape), made.dtype)
+        tables[i] = made
+    return tables
 
 
 def _own_cache() -> int:

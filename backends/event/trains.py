@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from backends.event.counts import add_up, bits_of, lowest_bit, ones, pool_windows
+from backends.event.sharing import body, together
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
 
@@ -40,28 +41,31 @@ def _bits(x, at, left, beyond):
 
 
 @_kernel
-def count_events(x, channels, span, starts, plain):
+def count_events(board, tasks, given):
     """Count the events of channels first..last, summed up into starts[b, t, 1:]; from 0 on.
 
-    span: samples and steps, (first, last) each. plain[b, t]: whether every event is one positive
-    spike.
+    given: x, channels, starts, plain. plain[b, t]: whether every event is one positive spike. A
+    task: some [b, t], numbered through.
     """
+    together(board, _count_events, tasks, given)
+
+
+@body
+def _count_events(_hand, task, x, channels, starts, plain):
     first, last = channels
-    for b in range(span[0], span[1]):
-        for t in range(span[2], span[3]):
-            n = np.uint64(0)
-            more = np.uint64(0)
-            starts[b, t, 0] = 0
-            for q in range(x.shape[2]):
-                at = ((b * x.shape[1] + t) * x.shape[2] + q) * x.shape[3]
-                c = first
-                while c < last:
-                    bits, used = _bits(x, at + c, last - c, False)
-                    n += ones(bits)
-                    more |= _bits(x, at + c, last - c, True)[0]
-                    c += used
-                starts[b, t, q + 1] = n
-            plain[b, t] = more == 0
+    positions, width = x.shape[2:]
+    for row in range(task[0], task[1]):
+        n, more, start = np.uint64(0), np.uint64(0), row * (positions + 1)
+        starts.flat[start] = 0
+        for q in range(positions):
+            at, c = (row * positions + q) * width, first
+            while c < last:
+                bits, used = _bits(x, at + c, last - c, False)
+                n += ones(bits)
+                more |= _bits(x, at + c, last - c, True)[0]
+                c += used
+            starts.flat[start + q + 1] = n
+        plain.flat[row] = more == 0
 
 
 @_kernel
@@ -96,35 +100,52 @@ def _channel(codes, e, first):
 
 
 @_kernel
-def list_events(x, channels, span, starts, plain, codes, counts):
-    """Write the codes of all events, and their counts unless they are plain, to their starts."""
+def list_events(board, tasks, given):
+    """Write the codes of all events, and their counts unless they are plain, to their starts.
+
+    given: x, channels, starts, plain, codes, counts. Tasks as above.
+    """
+    together(board, _list_events, tasks, given)
+
+
+@body
+def _list_events(_hand, task, x, channels, starts, plain, codes, counts):
     first, last = channels
-    for b in range(span[0], span[1]):
-        for t in range(span[2], span[3]):
-            for q in range(x.shape[2]):
-                i = starts[b, t, q]
-                if i == starts[b, t, q + 1]:
-                    continue
-                at = ((b * x.shape[1] + t) * x.shape[2] + q) * x.shape[3]
-                c = first
-                while c < last:
-                    bits, used = _bits(x, at + c, last - c, False)
-                    code = q * (last - first) + c - first
-                    while bits:
-                        codes[i] = code + np.int64(lowest_bit(bits))
-                        bits &= bits - np.uint64(1)
-                        i += 1
-                    c += used
-            if not plain[b, t]:
-                for q in range(x.shape[2]):
-                    for i in range(starts[b, t, q], starts[b, t, q + 1]):
-                        counts[i] = x[b, t, q, first + _channel(codes, i, q * (last - first))]
+    positions, width = x.shape[2:]
+    for row in range(task[0], task[1]):
+        start = row * (positions + 1)
+        for q in range(positions):
+            i = np.int64(starts.flat[start + q])
+            if i == starts.flat[start + q + 1]:
+                continue
+            at, c = (row * positions + q) * width, first
+            while c < last:
+                bits, used = _bits(x, at + c, last - c, False)
+                code = q * (last - first) + c - first
+                while bits:
+                    codes[i] = code + np.int64(lowest_bit(bits))
+                    bits &= bits - np.uint64(1)
+                    i += 1
+                c += used
+        if not plain.flat[row]:
+            for q in range(positions):
+                at = (row * positions + q) * width + first
+                for i in range(starts.flat[start + q], starts.flat[start + q + 1]):
+                    counts[i] = x.flat[at + _channel(codes, i, q * (last - first))]
 
 
 @_kernel
-def append(codes, counts, plain, begins, own_codes, own_counts, starts, own_plain):
-    """Copy a list of events to begins[b, t], with counts unless there all are `plain`."""
-    for b in range(starts.shape[0]):
+def append(board, tasks, given):
+    """Copy a list of events to begins[b, t], with counts unless there all are `plain`.
+
+    given: codes, counts, plain, begins, and the list. A task: samples.
+    """
+    together(board, _append, tasks, given)
+
+
+@body
+def _append(_hand, task, codes, counts, plain, begins, own_codes, own_counts, starts, own_plain):
+    for b in range(task[0], task[1]):
         for t in range(starts.shape[1]):
             first, last = starts[b, t, 0], starts[b, t, starts.shape[2] - 1]
             to = begins[b, t] - first
@@ -136,16 +157,22 @@ def append(codes, counts, plain, begins, own_codes, own_counts, starts, own_plai
 
 
 @_kernel
-def pool(out, x, totals, top, span, pointers, taps, channels):
+def pool(board, tasks, given):
     """MLI pooling: totals += x;  M = max of totals over the window;  out = M - M before.
 
-    totals [B, P C], top [B, Q C]: the states C and M. out [B, T, Q C], x [B, T, P C], all flat. A
-    window never lies wholly outside.
+    given: out, x, totals, top, sizes, pointers, taps, channels. totals [B, P C], top [B, Q C]: the
+    states C and M. out [B, T, Q C], x [B, T, P C], all flat. sizes: T, P, Q. A window never lies
+    wholly outside. A task: samples.
     """
-    first, last, steps, inputs, outputs = span
+    together(board, _pool, tasks, given)
+
+
+@body
+def _pool(_hand, task, out, x, totals, top, sizes, pointers, taps, channels):
+    steps, inputs, outputs = sizes
     size = inputs * channels
     whole = size // 16 * 16
-    for b in range(first, last):
+    for b in range(task[0], task[1]):
         for t in range(steps):
             at = (b * steps + t) * size
             add_up(totals, b * size, x, at, whole, False)
@@ -165,14 +192,19 @@ def pool(out, x, totals, top, span, pointers, taps, channels):
 
 
 @_kernel
-def calibrate(out, x, ratio, state, span, before, gamma, allowance):
-    """TwinSynapse. state: (F, L, N), each [B, P, C]; ratio: unit of x over threshold, per channel.
+def calibrate(board, tasks, given):
+    """TwinSynapse. given: out, x, ratio, (F, L, N), before, gamma, allowance. A task: samples.
 
-    before: steps before the first one here.
+    F, L, N: states, [B, P, C] each. ratio: unit of x over threshold, per channel. before: steps
+    before the first one here.
     """
-    first, last = span
+    together(board, _calibrate, tasks, given)
+
+
+@body
+def _calibrate(_hand, task, out, x, ratio, state, before, gamma, allowance):
     events, latest, net = state
-    for b in range(first, last):
+    for b in range(task[0], task[1]):
         for i in range(x.shape[1]):
             t = before + i + 1
             for p in range(x.shape[2]):
@@ -218,30 +250,44 @@ def sum_steps(out, x, upto):
 
 
 @_kernel
-def bring(out, x, bias, scale, tile):
-    """out[p, c] = (x[c, p] + bias[p, c]) scale[c], bias [1 or P, C]; whether all are whole.
+def bring(board, tasks, given):
+    """out[b, p, c] = (x[b, c, p] + bias[p, c]) scale[c], bias [1 or P, C]; exact[b]: all are whole.
 
-    tile [C, TILE]: computed along positions, in vectors, then turned.
+    given: out, exact, x, bias, scale, tiles [hands, C, TILE]: computed along positions, in
+    vectors, then turned. A task: samples.
     """
-    channels, positions = x.shape
-    wrong = 0
-    for begin in range(0, positions, tile.shape[1]):
-        n = min(tile.shape[1], positions - begin)
-        for c in range(channels):
-            unit, same = scale[c], bias[0, c]
-            off = np.int32(0)
-            if bias.shape[0] == 1:
-                for p in range(n):
-                    scaled = (x[c, begin + p] + same) * unit
-                    tile[c, p] = np.int32(scaled)
-                    off += np.int32(tile[c, p] != scaled)
-            else:
-                for p in range(n):
-                    scaled = (x[c, begin + p] + bias[begin + p, c]) * unit
-                    tile[c, p] = np.int32(scaled)
-                    off += np.int32(tile[c, p] != scaled)
-            wrong += off
-        for p in range(n):
+    together(board, _bring, tasks, given)
+
+
+@body
+def _bring(hand, task, out, exact, x, bias, scale, tiles):
+    tile = tiles[hand]
+    channels, positions = x.shape[1:]
+    for b in range(task[0], task[1]):
+        wrong = 0
+        for begin in range(0, positions, TILE):
+            n = min(TILE, positions - begin)
             for c in range(channels):
-                out[begin + p, c] = tile[c, p]
-    return wrong == 0
+                wrong += _bring_row(tile[c], x[b, c, begin : begin + n], bias, scale[c], begin, c)
+            for p in range(n):
+                for c in range(channels):
+                    out[b, begin + p, c] = tile[c, p]
+        exact[b] = wrong == 0
+
+
+@_part
+def _bring_row(tile, x, bias, unit, begin, c):
+    """tile[p] = (x[p] + bias[begin + p, c]) unit; how many are not whole numbers."""
+    wrong = np.int32(0)
+    if bias.shape[0] == 1:
+        same = bias[0, c]
+        for p in range(x.size):
+            scaled = (x[p] + same) * unit
+            tile[p] = np.int32(scaled)
+            wrong += np.int32(tile[p] != scaled)
+    else:
+        for p in range(x.size):
+            scaled = (x[p] + bias[begin + p, c]) * unit
+            tile[p] = np.int32(scaled)
+            wrong += np.int32(tile[p] != scaled)
+    return wrong
