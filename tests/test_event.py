@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnx import ModelProto
 
 import networks
 from backends.base import take_apart
-from backends.event import crew, dyadic, geometry
+from backends.event import crew, dyadic, geometry, synapses
 from backends.event.crew import Crew, cut
 from backends.event.episode import Episode
 from backends.event.int8 import round_weights, to_int8
@@ -491,6 +492,24 @@ def test_blocks_hold_every_weight_once(width: int, groups: int) -> None:
             assert not rows[-1].any()
             assert some.group == first // width
     assert sum(some.width.sum() for some in found) == width * groups
+
+
+@pytest.mark.parametrize(
+    ("told", "lanes"),
+    [("256K", 64), ("512K", 64), ("1280K", 80), ("2048K", 128), ("none", 64), (None, 64)],
+)
+def test_blocks_fit_the_cache(
+    told: str | None, lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synapses, "_CACHES", tmp_path)
+    (tmp_path / "index2").mkdir()
+    if told is not None:
+        (tmp_path / "index2" / "size").write_text(f"{told}\n")
+    synapses._own_cache.cache_clear()
+    w = np.ones((9, 512, 256), np.int16)
+    first, *_ = blocks(w, 1, np.dtype(np.int16))
+    synapses._own_cache.cache_clear()
+    assert first.lanes == lanes
 
 
 @given(st.lists(st.integers(-(2**23), 2**23), min_size=1), st.integers(0, 30))

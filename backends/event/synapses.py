@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +18,13 @@ from snncompiler.graph import Array, attribute, constant, shape, weights
 
 #: Output channels that one call of a kernel computes: how many fit its registers.
 LANES = (128, 112, 96, 80, 64, 48, 32, 16)
+#: Of these a row is long enough, wherever its weights are.
+_ENOUGH = 64
 #: Bytes of weights that one block of outputs may use, to stay in a core's cache: three fifths of
-#: it, and this many at least.
-_SHARE, _LEAST = 0.6, 640 << 10
+#: it, and this many at least; and those of a cache that nobody knows.
+_SHARE, _LEAST, _UNKNOWN = 0.6, 300 << 10, 1 << 20
+#: Where Linux tells about the caches of a core.
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 class Blocks(NamedTuple):
@@ -130,8 +135,8 @@ def blocks(w: Array, groups: int, narrow: np.dtype[np.generic]) -> list[Blocks]:
     for group in range(groups):
         cuts, first, left = [], group * width, width
         while left:
-            fitting = (n for n in LANES if n < left + 16 and rows * n * w.itemsize <= room)
-            lanes = next(fitting, LANES[-1])
+            each = rows * w.itemsize
+            lanes = next(n for n in LANES if n < left + 16 and (n <= _ENOUGH or n * each <= room))
             used = min(lanes, left)
             cuts.append((first, used, lanes))
             first, left = first + used, left - used
@@ -159,9 +164,11 @@ def _rows(flat: Array, begins: Array, sizes: Array, lanes: int, narrow: np.dtype
     return tables
 
 
+@cache
 def _own_cache() -> int:
     """Bytes of a core's second-level cache, as far as the system tells."""
     try:
-        return os.sysconf("SC_LEVEL2_CACHE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 0
+        text = (_CACHES / "index2" / "size").read_text().strip()
+        return int(text.removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return _UNKNOWN
