@@ -496,7 +496,7 @@ def test_blocks_hold_every_weight_once(width: int, groups: int) -> None:
 
 @pytest.mark.parametrize(
     ("told", "lanes"),
-    [("256K", 64), ("512K", 64), ("1280K", 80), ("2048K", 128), ("none", 64), (None, 64)],
+    [("256K", 64), ("512K", 64), ("1280K", 64), ("2048K", 128), ("none", 64), (None, 64)],
 )
 def test_blocks_fit_the_cache(
     told: str | None, lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import cgutils, compiler
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
@@ -33,10 +33,8 @@ _TASK = types.Array(types.int64, 1, "C")
 _BYTE = ir.IntType(8).as_pointer()
 _POSTED = ir.FunctionType(ir.VoidType(), [_BYTE, INDEX])
 
-# Functions that `together` calls: no way to call them from Python is made.
-body = njit(
-    nogil=True, error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+#: What `together` calls. It compiles it, this never does.
+body = njit
 
 
 def new_board(helpers: int = 0) -> Array:
@@ -79,49 +77,28 @@ def together(_context, board, function, tasks, given):
 
     function: a `body`; it raises nothing. tasks: int64, [tasks, any].
     """
-    kinds = (types.int64, _TASK, *given)
-    function.dispatcher.compile(kinds)
-    compiled = function.dispatcher.overloads[kinds]
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        context.active_code_library.add_linking_library(compiled.library)
-        packed = cgutils.pack_struct(b, list(args[:1]) + list(args[2:]))
+        packed = cgutils.pack_struct(b, [args[0], args[2], args[3]])
         room = cgutils.alloca_once_value(b, packed)
-
-        def work(b: Any, hand: Any, packed: Any) -> None:
-            board, tasks, rest = (b.extract_value(packed, i) for i in range(3))
-            place = b.gep(context.make_array(sig.args[0])(context, b, board).data, [const(_NEXT)])
-            array = context.make_array(sig.args[2])(context, b, tasks)
-            size, width = (b.extract_value(array.shape, i) for i in (0, 1))
-            parts = [b.extract_value(rest, i) for i in range(len(given))]
-            again, do, over = (b.append_basic_block(name) for name in ("again", "do", "over"))
-            b.branch(again)
-            b.position_at_end(again)
-            i = b.atomic_rmw("add", place, const(1), "monotonic")
-            b.cbranch(b.icmp_signed("<", i, size), do, over)
-            b.position_at_end(do)
-            task = context.make_array(_TASK)(context, b)
-            row, each = b.gep(array.data, [b.mul(i, width)]), const(8)
-            populate_array(task, row, [width], [each], each, None)
-            everything = [hand, task._getvalue(), *parts]
-            context.call_internal_no_propagate(b, compiled.fndesc, compiled.signature, everything)
-            b.branch(again)
-            b.position_at_end(over)
-
-        name = b.module.get_unique_name(f"{b.function.name}.posted")
-        posted = ir.Function(b.module, _POSTED, name)
+        posted = ir.Function(b.module, _POSTED, b.module.get_unique_name(f"{b.function.name}.do"))
         posted.linkage = "internal"
         inside = ir.IRBuilder(posted.append_basic_block())
-        work(inside, posted.args[1], inside.load(inside.bitcast(posted.args[0], room.type)))
+        packed = inside.load(inside.bitcast(posted.args[0], room.type))
+        compiled = _compiled(context, function.dispatcher.py_func, (types.int64, _TASK, *given))
+        _take_tasks(context, inside, (board, tasks, given), packed, posted.args[1], compiled)
         inside.ret_void()
 
-        data, given_to = _data(context, b, sig, args), b.bitcast(room, _BYTE)
-        b.store(const(0), b.gep(data, [const(_NEXT)]))
-        b.store(b.ptrtoint(posted, INDEX), b.gep(data, [const(_FUNCTION)]))
-        b.store(b.ptrtoint(room, INDEX), b.gep(data, [const(_ARGUMENTS)]))
+        data = _data(context, b, sig, args)
+        for place, number in (
+            (_NEXT, const(0)),
+            (_FUNCTION, b.ptrtoint(posted, INDEX)),
+            (_ARGUMENTS, b.ptrtoint(room, INDEX)),
+        ):
+            b.store(number, b.gep(data, [const(place)]))
         turn = b.gep(data, [const(_TURN)])
         b.atomic_rmw("add", turn, const(1), "seq_cst")
-        b.call(posted, [given_to, const(0)])
+        b.call(posted, [b.bitcast(room, _BYTE), const(0)])
         b.atomic_rmw("add", turn, const(1), "seq_cst")
         helpers = b.load(b.gep(data, [const(_HELPERS)]))
         with cgutils.for_range(b, helpers, intp=INDEX) as loop:
@@ -129,6 +106,49 @@ def together(_context, board, function, tasks, given):
         return context.get_dummy_value()
 
     return types.void(board, function, tasks, given), codegen
+
+
+def _compiled(context: Any, function: Any, kinds: tuple[Any, ...]) -> Any:
+    """A function for arguments of these types, part of what is being compiled.
+
+    As code of its own, as Numba would have it, it would be optimised, and made to run, twice.
+    """
+    flags = compiler.Flags()
+    flags.error_model = "numpy"
+    flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+    library, typing = context.active_code_library, context.typing_context
+    return compiler.compile_internal(
+        typing, context, library, function, kinds, types.none, flags, {}
+    )
+
+
+def _take_tasks(
+    context: Any, b: Any, kinds: tuple[Any, ...], packed: Any, hand: Any, compiled: Any
+) -> None:
+    """Emit: call a function for task after task. packed: board, tasks, given, of these kinds."""
+    board, tasks, rest = (b.extract_value(packed, i) for i in range(3))
+    numbers, array = (
+        context.make_array(kind)(context, b, x)
+        for kind, x in zip(kinds, (board, tasks), strict=False)
+    )
+    size, width = (b.extract_value(array.shape, i) for i in (0, 1))
+    parts = [b.extract_value(rest, i) for i in range(len(kinds[2]))]
+    again, do, over = (b.append_basic_block(name) for name in ("again", "do", "over"))
+    b.branch(again)
+    b.position_at_end(again)
+    i = b.atomic_rmw("add", b.gep(numbers.data, [const(_NEXT)]), const(1), "monotonic")
+    b.cbranch(b.icmp_signed("<", i, size), do, over)
+    b.position_at_end(do)
+    task, each = context.make_array(_TASK)(context, b), const(8)
+    populate_array(task, b.gep(array.data, [b.mul(i, width)]), [width], [each], each, None)
+    function = context.declare_function(b.module, compiled.fndesc)
+    everything = [hand, task._getvalue(), *parts]
+    # Written out here as well, it would be compiled twice.
+    context.call_conv.call_function(
+        b, function, types.none, compiled.signature.args, everything, attrs=("noinline",)
+    )
+    b.branch(again)
+    b.position_at_end(over)
 
 
 @intrinsic

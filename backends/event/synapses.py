@@ -18,7 +18,7 @@ from snncompiler.graph import Array, attribute, constant, shape, weights
 
 #: Output channels that one call of a kernel computes: how many fit its registers.
 LANES = (128, 112, 96, 80, 64, 48, 32, 16)
-#: Of these a row is long enough, wherever its weights are.
+#: Of these a row is long enough where longer ones would not fit a cache.
 _ENOUGH = 64
 #: Bytes of weights that one block of outputs may use, to stay in a core's cache: three fifths of
 #: it, and this many at least; and those of a cache that nobody knows.
@@ -129,14 +129,14 @@ def blocks(w: Array, groups: int, narrow: np.dtype[np.generic]) -> list[Blocks]:
     narrow: the type that rows are added in.
     """
     rows, width = w.shape[0] * w.shape[1], w.shape[2] // groups
-    room = max(_LEAST, int(_SHARE * _own_cache()))
+    fits = rows * w.itemsize * LANES[0] <= max(_LEAST, int(_SHARE * _own_cache()))
+    most = LANES[0] if fits else _ENOUGH
     flat = w.reshape(rows, w.shape[2])
     result = []
     for group in range(groups):
         cuts, first, left = [], group * width, width
         while left:
-            each = rows * w.itemsize
-            lanes = next(n for n in LANES if n < left + 16 and (n <= _ENOUGH or n * each <= room))
+            lanes = next(n for n in LANES if n < left + 16 and n <= most)
             used = min(lanes, left)
             cuts.append((first, used, lanes))
             first, left = first + used, left - used

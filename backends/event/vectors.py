@@ -2,8 +2,8 @@
 
 A block is 16 x len(lanes) numbers; `lanes` is a tuple, so that its length is known to the compiler
 and every length is a version of its own, which Numba can keep on disk. It makes them anew when the
-file of a kernel changes, but not when this one, `rows`, `masks` or `currents` does: then
-`make clean`.
+file of a kernel changes, but not when this one, `rows`, `masks`, `currents` or `sharing` does:
+then `make clean`.
 """
 
 from __future__ import annotations
