@@ -136,6 +136,7 @@ def _sum_bits(_hand, task, bits, counts, totals):
     line, rows = totals.size // 16, bits.shape[0] * bits.shape[1]
     first, last = 4 * task[0], 4 * task[1]
     whole = last - (last - first) % 32
+    found, sums = counts[16 * first : 16 * last], totals[16 * first : 16 * last]
     for begin in range(0, rows, _COUNTED):
         end = min(begin + _COUNTED, rows)
         rest = end - (end - begin) % masks.TOGETHER
@@ -146,9 +147,9 @@ def _sum_bits(_hand, task, bits, counts, totals):
                 masks.count_bits(counts, 16 * i, bits, row * line + i, line, (0,))
         for row in range(rest, end):
             masks.add_bits(counts, 16 * first, bits, row * line + first, (last - first) // 4)
-        for i in range(16 * first, 16 * last):
-            totals[i] = np.int64(counts[i]) + (totals[i] if begin else 0)
-            counts[i] = 0
+        for i in range(found.size):
+            sums[i] = np.int64(found[i]) + (sums[i] if begin else 0)
+            found[i] = 0
 
 
 @_kernel

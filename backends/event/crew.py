@@ -50,12 +50,11 @@ class Crew:
         if self.hands(work) > 1 and len(tasks) > 1:
             self._call()
             board = self.shared
-        turns = min(len(tasks), 1 + int(work / _PROMPT))
-        for i in range(turns):
+        turns = cut(len(tasks), 1 + int(work / _PROMPT)) if work > _PROMPT else [(0, len(tasks))]
+        for first, last in turns:
             if self.stop.is_set():
                 raise KeyboardInterrupt
-            some = slice(len(tasks) * i // turns, len(tasks) * (i + 1) // turns)
-            kernel(board, tasks[some], given)
+            kernel(board, tasks[first:last], given)
 
     def hands(self, work: float) -> int:
         """How many threads will share so many nanoseconds of work; each has its own scratch."""
