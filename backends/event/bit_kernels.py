@@ -36,9 +36,8 @@ def fire_binary(board, tasks, given):
 def _fire_binary(
     hand, task, out, before, v, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
 ):
-    table, pointers, runs, limit = synapse
-    (first, last), (start, end), (c0, width), w = parts_of(task, table)
-    synapse = (w, pointers, runs, limit)
+    (first, last), (start, end), (c0, width), synapse = parts_of(task, synapse)
+    w, limit = synapse[0], synapse[3]
     numbers, narrow, rows, factors = scratch
     length = 16 * len(lanes)
     u, constant, threshold = cut_up(numbers[hand], length)
@@ -89,7 +88,7 @@ def fire_steady(board, tasks, given):
 def _fire_steady(
     hand, task, out, before, v, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
 ):
-    (first, last), (start, end), (c0, width), _ = parts_of(task, synapse[0])
+    (first, last), (start, end), (c0, width), _ = parts_of(task, synapse)
     u, constant, threshold = cut_up(scratch[0][hand], 16 * len(lanes))
     steps, positions, words = out.shape[1:]
     channels = bias.shape[2]

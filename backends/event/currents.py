@@ -44,9 +44,11 @@ part = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline
 
 
 @part
-def parts_of(task, table):
-    """Of a task: samples, positions and channels, (first, last or number) each; rows of weights."""
-    return (task[0], task[1]), (task[2], task[3]), (task[4], task[5]), table[task[6]]
+def parts_of(task, synapse):
+    """Of a task: samples, positions and channels, (first, last or number) each; its own rows."""
+    table, pointers, runs, limit = synapse
+    own = table[task[6]], pointers, runs, limit
+    return (task[0], task[1]), (task[2], task[3]), (task[4], task[5]), own
 
 
 @part

@@ -55,9 +55,7 @@ def _fire_on_grid(
     scratch,
     lanes,
 ):
-    table, pointers, runs, most = synapse
-    (first, last), (start, end), (c0, width), w = parts_of(task, table)
-    synapse = (w, pointers, runs, most)
+    (first, last), (start, end), (c0, width), synapse = parts_of(task, synapse)
     gamma, gamma_neg = limits
     numbers, narrow, rows, factors, count, spikes = scratch
     length = 16 * len(lanes)
@@ -139,9 +137,7 @@ def _fire(
     scratch,
     lanes,
 ):
-    table, pointers, runs, most = synapse
-    (first, last), (start, end), (c0, width), w = parts_of(task, table)
-    synapse = (w, pointers, runs, most)
+    (first, last), (start, end), (c0, width), synapse = parts_of(task, synapse)
     theta, gamma, gamma_neg, alpha = neuron
     wide, narrow, rows, factors, current, total, count, spikes = scratch
     wide, rows, factors = wide[hand], rows[hand], factors[hand]
@@ -218,9 +214,7 @@ def sum_currents(board, tasks, given):
 
 @body
 def _sum_currents(hand, task, out, synapse, lists, tap, x, unit, scratch, lanes):
-    table, pointers, runs, most = synapse
-    (first, last), (start, end), (c0, width), w = parts_of(task, table)
-    synapse = (w, pointers, runs, most)
+    (first, last), (start, end), (c0, width), synapse = parts_of(task, synapse)
     wide, narrow, rows, factors = scratch
     wide, rows, factors = wide[hand], rows[hand], factors[hand]
     for b in range(first, last):

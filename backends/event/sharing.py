@@ -33,7 +33,7 @@ _TASK = types.Array(types.int64, 1, "C")
 _BYTE = ir.IntType(8).as_pointer()
 _POSTED = ir.FunctionType(ir.VoidType(), [_BYTE, INDEX])
 
-#: What `together` calls. It compiles it, this never does.
+#: Marks what `together` calls, and compiles for each kernel; it is never called from Python.
 body = njit
 
 
