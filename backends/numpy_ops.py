@@ -42,7 +42,13 @@ def conv(
     kernel = w.shape[2:]
     space = _windows(x.shape[2:], kernel, strides, dilations)
     taps = list(_taps(kernel, strides, dilations, space))
-    if w.shape[:2] == (group, 1):
+    y: Array
+    if w.shape[:2] == (group, 1) and np.prod(space) == 1:
+        sizes = zip(kernel, dilations, strict=True)
+        window = *[slice(None)] * 2, *(slice(0, (k - 1) * d + 1, d) for k, d in sizes)
+        products = w[:, 0] * x[window]
+        y = products.reshape(*x.shape[:2], -1).sum(2).reshape(*x.shape[:2], *space)
+    elif w.shape[:2] == (group, 1):
         y = np.zeros((*x.shape[:2], *space), x.dtype)
         for column, tap in zip(w.reshape(group, -1).T, taps, strict=True):
             y += column.reshape(-1, *[1] * len(kernel)) * x[tap]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 
 from threadpoolctl import ThreadpoolController
@@ -19,14 +19,17 @@ def available_cores() -> int:
 
 @contextmanager
 def workers(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """So many threads. BLAS starts none beside them, which would wait busily for more to do."""
-    with (
-        _libraries().limit(limits=1, user_api="blas"),
-        ThreadPoolExecutor(threads) as pool,
-    ):
+    """So many threads, and BLAS on one of its own each."""
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         yield pool
 
 
+def one_blas_thread() -> AbstractContextManager[object]:
+    """BLAS starts no threads beside ours, which would wait busily for more to do."""
+    limit: AbstractContextManager[object] = _blas().limit(limits=1)
+    return limit
+
+
 @cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +19,9 @@ from backends.event import program
 from backends.event.crew import Crew, cut
 from backends.event.program import EventBackend
 from backends.event.sharing import body, close, help_out, new_board, together
+from backends.reference import NumpyBackend
 from networks import mlp
-from runs import compiled, fresh
+from runs import SPIKES, compiled, differences, fresh
 
 MUCH = 1e6  # nanoseconds: worth sharing
 
@@ -47,10 +50,12 @@ def stop() -> Event:
 
 @pytest.fixture
 def crew(stop: Event) -> Iterator[Crew]:
-    with ThreadPoolExecutor(3) as pool:
-        made = Crew(stop, pool, 3)
-        yield made
-        made.close()  # else the pool would wait for the helpers
+    made = Crew(stop, 3)
+    yield made
+    made.close()
+    for helper in made.helpers:
+        helper.join(10)
+        assert not helper.is_alive()
 
 
 def shared(crew: Crew, size: int, pieces: int, rounds: int, work: float) -> np.ndarray:
@@ -77,7 +82,7 @@ def test_helpers_work_whether_they_slept_or_not(
         seen, deadline = set[int](), time.monotonic() + 60
         while seen != {0, 1, 2} and time.monotonic() < deadline:
             time.sleep(0.05)
-            assert crew.sleeping == (2 if patience == 10 and crew.begun else 0)
+            assert crew.sleeping == (2 if patience == 10 and crew.helpers else 0)
             seen |= set(shared(crew, 60, 60, 100_000, MUCH))
         assert seen == {0, 1, 2}
 
@@ -85,7 +90,7 @@ def test_helpers_work_whether_they_slept_or_not(
 def test_what_is_not_worth_it_one_thread_does_alone(crew: Crew) -> None:
     assert set(shared(crew, 100, 100, 10, 0.0)) == {0}
     assert set(shared(crew, 100, 1, 10, MUCH)) == {0}  # a single task
-    assert not crew.begun
+    assert not crew.helpers
     assert crew.hands(0.0) == 1
     assert crew.hands(MUCH) == 3
 
@@ -127,23 +132,72 @@ def test_much_work_is_cut_for_prompt_stops() -> None:
     assert crew.pieces(10.5 * crews._PROMPT) == 11
 
 
-def test_helpers_end_with_the_run() -> None:
-    for begun in (False, True):
-        with ThreadPoolExecutor(2) as pool:
-            crew = Crew(None, pool, 2)
-            if begun:
-                shared(crew, 9, 9, 100, MUCH)
-            started = time.perf_counter()
-            crew.close()
-        assert time.perf_counter() - started < 5
+def helpers() -> int:
+    """How many there are in this process."""
+    return sum(thread.daemon and "_help" in thread.name for thread in threading.enumerate())
+
+
+def test_helpers_stay_for_the_next_run_and_end_with_the_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crews, "WORTH", 0.0)
+    monkeypatch.setattr(program, "available_cores", partial(int, 3))
+    model = mlp()
+    built = EventBackend(threads=3).build(compiled(model, 0, timesteps=4).model)
+    before = helpers()
+    expected = built.run(fresh(model, 0, 1), 4, SPIKES)
+    assert helpers() == before + 2
+    for _ in range(3):
+        assert not differences(built.run(fresh(model, 0, 1), 4, SPIKES), expected)
+    assert helpers() == before + 2
+    del built
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while helpers() != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert helpers() == before
+
+
+def test_runs_at_once_have_crews_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crews, "WORTH", 0.0)
+    monkeypatch.setattr(program, "available_cores", partial(int, 2))
+    model = mlp()
+    network = compiled(model, 0, timesteps=4).model
+    built = EventBackend(threads=2).build(network)
+    xs = [fresh(model, seed, 1) for seed in range(4)]
+    expected = [NumpyBackend().build(network).run(x, 4, SPIKES) for x in xs]
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            found = pool.map(lambda x: built.run(x, 4, SPIKES), xs)
+            for one, other in zip(found, expected, strict=True):
+                assert not differences(one, other)
+
+
+def test_a_run_that_fails_leaves_no_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crews, "WORTH", 0.0)
+    monkeypatch.setattr(program, "available_cores", partial(int, 2))
+    model, before = mlp(), helpers()
+    built = EventBackend(threads=2).build(compiled(model, 0, timesteps=4).model)
+
+    def fail(_done: int, _whole: int) -> None:
+        assert helpers() == before + 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        built.run(fresh(model, 0, 1), 4, progress=fail)
+    deadline = time.monotonic() + 10
+    while helpers() != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert helpers() == before
 
 
 def test_no_more_stay_awake_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def made(stop: Event, pool: ThreadPoolExecutor, threads: int) -> Crew:
+    def made(threads: int) -> Crew:
         asked.append(threads)
-        return Crew(stop, pool, threads)
+        return Crew(threads=threads)
 
     monkeypatch.setattr(program, "Crew", made)
     model = mlp()

@@ -40,7 +40,7 @@ def _fire_binary(
     w, limit = synapse[0], synapse[3]
     numbers, narrow, rows, factors = scratch
     length = 16 * len(lanes)
-    u, constant, threshold = cut_up(numbers[hand], length)
+    u, constant, threshold = cut_up(numbers[hand], length, width)
     rows, factors = rows[hand], factors[hand]
     steps, positions, words = out.shape[1:]
     channels = bias.shape[2]
@@ -89,7 +89,7 @@ def _fire_steady(
     hand, task, out, before, v, synapse, lists, tap, x, bias, theta, places, delay, scratch, lanes
 ):
     (first, last), (start, end), (c0, width), _ = parts_of(task, synapse)
-    u, constant, threshold = cut_up(scratch[0][hand], 16 * len(lanes))
+    u, constant, threshold = cut_up(scratch[0][hand], 16 * len(lanes), width)
     steps, positions, words = out.shape[1:]
     channels = bias.shape[2]
     for j in range(16 * len(lanes)):

@@ -44,7 +44,7 @@ def unpack(out, bits, channels):
 
 @_kernel
 def count_events(board, tasks, given):
-    """sizes[b, t] = number of the events of channels first..last. given: words, channels, sizes.
+    """ends[b t] = number of the events of channels first..last. given: words, channels, ends.
 
     words: 64 channels each, [B, T, P, C / 64]. A task: some [b, t], numbered through.
     """
@@ -52,7 +52,7 @@ def count_events(board, tasks, given):
 
 
 @body
-def _count_events(_hand, task, words, channels, sizes):
+def _count_events(_hand, task, words, channels, ends):
     first, last = channels
     begin, end = first // 64, (last + 63) // 64
     positions, each = words.shape[2:]
@@ -66,12 +66,12 @@ def _count_events(_hand, task, words, channels, sizes):
             for q in range(positions):
                 for i in range(begin, end):
                     n += ones(_word(words, here + q * each, i, first, last))
-        sizes.flat[row] = n
+        ends[row] = n
 
 
 @_kernel
 def list_events(board, tasks, given):
-    """Write the codes of all events, those of [b, t] up to ends[b, t], and where each q starts.
+    """Write the codes of all events, those of [b, t] up to ends[b t], and where each q starts.
 
     given: words, channels, width, ends, starts, codes. Tasks as above. width: the number of
     channels; bits beyond them, up to the last, are 0.
@@ -88,13 +88,14 @@ def _list_events(_hand, task, words, channels, width, ends, starts, codes):
     first, last = channels
     positions, each = words.shape[2:]
     first_word, last_word = first // 64, (last + 63) // 64
-    end = ends.flat[task[1] - 1]  # what follows may be another thread's
+    end = ends[task[1] - 1]  # what follows may be another thread's
     for row in range(task[0], task[1]):
         start, here = row * (positions + 1), row * positions * each
-        at = np.int64(starts.flat[start])
-        few = ends.flat[row] - at < _FEW * positions * (last_word - first_word)
+        at = ends[row - 1] if row else np.int64(0)
+        starts.flat[start] = at
+        few = ends[row] - at < _FEW * positions * (last_word - first_word)
         few = few and not masks.compresses()
-        if first == 0 and last == 64 * each and not few and ends.flat[row] + 32 < end:
+        if first == 0 and last == 64 * each and not few and ends[row] + 32 < end:
             for q in range(positions):
                 for i in range(each):
                     word = words.flat[here + q * each + i]

@@ -2,20 +2,20 @@
 
 A thread that sleeps takes some 50 microseconds to wake up, as long as many a stage of a single
 sample. So helpers look at a board again and again (see `sharing`), and sleep only if nothing has
-been posted for about a millisecond.
+been posted for about a millisecond. To start one takes longer still: they stay for the next run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from functools import lru_cache
 from itertools import pairwise
-from threading import Condition, Event
+from threading import Condition, Event, Thread
 from typing import Any
 
 import numpy as np
 
+from backends.event import aligned
 from backends.event.sharing import close, help_out, is_closed, new_board
 from snncompiler.graph import Array
 
@@ -32,14 +32,14 @@ _EACH = 2
 
 
 class Crew:
-    """The caller and helpers of a pool, `threads` in all. stop: when set, tasks are left undone."""
+    """The caller and helpers, `threads` in all. stop: when set, tasks are left undone."""
 
-    def __init__(
-        self, stop: Event | None = None, pool: Executor | None = None, threads: int = 1
-    ) -> None:
-        self.stop, self.pool, self.threads = stop or Event(), pool, min(threads, _MOST)
+    def __init__(self, stop: Event | None = None, threads: int = 1) -> None:
+        self.stop, self.threads = stop or Event(), min(threads, _MOST)
         self.alone, self.shared = new_board(), new_board(self.threads - 1)
-        self.wake, self.sleeping, self.begun = Condition(), 0, False
+        self.helpers: list[Thread] = []  # many a network is too small for any
+        self.wake, self.sleeping = Condition(), 0
+        self._rooms: dict[tuple[Any, ...], Array] = {}
 
     def share(self, kernel: Callable[..., None], tasks: Array, work: float, *given: Any) -> None:
         """kernel(board, tasks, given), of tasks that do not depend on each other.
@@ -55,6 +55,13 @@ class Crew:
             if self.stop.is_set():
                 raise KeyboardInterrupt
             kernel(board, tasks[first:last], given)
+
+    def room(self, purpose: str, shape: tuple[int, ...], kind: Any) -> Array:
+        """Scratch for a call of a kernel: zeros, or as the last call left it that had the same."""
+        key = purpose, shape, kind
+        if key not in self._rooms:
+            self._rooms[key] = aligned.zeros(shape, kind)
+        return self._rooms[key]
 
     def hands(self, work: float) -> int:
         """How many threads will share so many nanoseconds of work; each has its own scratch."""
@@ -76,11 +83,11 @@ class Crew:
 
     def _call(self) -> None:
         """See to it that helpers are awake."""
-        if not self.begun:  # many a network is too small for more than one thread
-            self.begun = True
-            for hand in range(1, self.threads):
-                assert self.pool is not None
-                self.pool.submit(self._help, hand)
+        if not self.helpers:
+            hands = range(1, self.threads)
+            self.helpers = [Thread(target=self._help, args=(i,), daemon=True) for i in hands]
+            for helper in self.helpers:
+                helper.start()
         self._rouse()
 
     def _rouse(self) -> None:

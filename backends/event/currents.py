@@ -52,9 +52,15 @@ def parts_of(task, synapse):
 
 
 @part
-def cut_up(numbers, length):
-    """Scratch for a chunk of positions twice, of `length` each, and once for a single one."""
+def cut_up(numbers, length, width):
+    """Scratch for a chunk of positions twice, of `length` each, and once for a single one.
+
+    Where `width` is less, zeros: nobody may fire beyond it.
+    """
     chunk = (numbers.size - length) // 2
+    if width < length:
+        for i in range(numbers.size):
+            numbers[i] = 0
     return numbers[:chunk], numbers[chunk : 2 * chunk], numbers[2 * chunk :]
 
 

@@ -59,7 +59,7 @@ def _fire_on_grid(
     gamma, gamma_neg = limits
     numbers, narrow, rows, factors, count, spikes = scratch
     length = 16 * len(lanes)
-    u, constant, bits = cut_up(numbers[hand], length)
+    u, constant, bits = cut_up(numbers[hand], length, width)
     rows, factors, count, spikes = rows[hand], factors[hand], count[hand], spikes[hand]
     steps, positions, channels = out.shape[1:]
     chunk = u.size // length

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from backends.event import aligned, bit_kernels, kernels, memory
+from backends.event import bit_kernels, kernels, memory
 from backends.event.abreast import abreast, alone, beside
+from backends.event.crew import Crew
 from backends.event.layers import arrange, bias, layout, neuron, nothing, summed
 from backends.event.plan import Population
 from backends.event.spikes import Spikes
@@ -21,19 +22,29 @@ from snncompiler.graph import Array, sources
 
 _CHUNK = 2048
 _NO_CURRENT = np.zeros((0, 0, 0, 0))
+_NOBODY: Array = np.zeros((0, 0, 0), np.int32)
 
 
-class Grid(NamedTuple):
+@dataclass(frozen=True)
+class Grid:
     """Units 2^-k [C]; in them the constant current, thresholds [C], V at the start [1, P or 1, C].
 
     V between two multiples makes the same spikes as the lower one: all that is added and compared
-    are multiples.
+    are multiples. sides: the three for outputs side by side, by how many.
     """
 
     k: Array
     current: Array
     theta: Array
     v: Array
+    sides: dict[int, tuple[Array, Array, Array]] = field(default_factory=dict)
+
+    def beside(self, n: int) -> tuple[Array, Array, Array]:
+        """Current, thresholds and V at the start for n outputs side by side."""
+        if n not in self.sides:
+            theta = beside(self.theta[None], n)[0]
+            self.sides[n] = beside(self.current, n), theta, beside(self.v, n)
+        return self.sides[n]
 
 
 class Neurons:
@@ -49,7 +60,7 @@ class Neurons:
         self.bias = bias(self.current, self.value)
         pairs = arrange(self.current)
         self.sums = []
-        others = self._constants() if len(pairs) == 1 and self._is_simple() else []
+        others = self._constants() if len(pairs) == 1 and self._is_simple else []
         for full, single in pairs:
             self.sums.append(Synapses(summed(full, single, others, most)))
         self.channels, self.positions = channels, positions = layout(self.value)
@@ -85,12 +96,12 @@ class Neurons:
             k = now.grids[self.node]
             return None if k is None else self._in_units(k, now)
         found = self._found_grid(now)
-        now.grids[self.node] = found and found.k
+        now.grids[self.node] = None if found is None else found.k
         return found
 
     def _found_grid(self, now: Stretch) -> Grid | None:
         """The same for the samples at hand, if 32 bits hold all that can happen."""
-        if not self._is_simple():
+        if not self._is_simple:
             return None
         n, steady = self.neuron, self._steady(now)
         bound = self.sums[0].total.bound * np.exp2(-self.sums[0].total.k) if self.sums else 0.0
@@ -127,9 +138,9 @@ class Neurons:
         out = make((*lead, words), np.uint16)
         way = self._way(now)
         n = way.total.abreast
-        before, v, _ = self._potentials(now, grid)
-        head = (beside(out, n), beside(before, n), beside(v, n))
-        rest = (beside(grid.current, n), beside(grid.theta[None], n)[0], way.places, frozen)
+        before, v, _ = self._potentials(now, grid, n)
+        current, theta, _ = grid.beside(n)
+        head, rest = (beside(out, n), before, v), (current, theta, way.places, frozen)
         kernel = bit_kernels.fire_binary if self.sums else bit_kernels.fire_steady
         way.call(kernel, now, head, *rest, scratch=_at_hand)
         return Spikes(bits=out, channels=channels)
@@ -140,14 +151,14 @@ class Neurons:
         shift = (grid.k + np.log2(n.theta)).astype(np.int32)
         way = self._way(now)
         side = way.total.abreast
-        state = (beside(a, side) for a in self._potentials(now, grid))
-        head = (beside(out, side), out.reshape(-1), *state)
+        head = (beside(out, side), out.reshape(-1), *self._potentials(now, grid, side))
         limits = (int(n.gamma), int(n.gamma_neg))
-        rest = (beside(grid.current, side), np.tile(shift, side), limits, frozen)
+        rest = (grid.beside(side)[0], np.tile(shift, side), limits, frozen)
 
-        def scratch(hands: int, size: int) -> tuple[Array, ...]:
-            (numbers,) = _at_hand(hands, size)
-            return numbers, np.zeros_like(numbers), np.zeros((hands, size), out.dtype)
+        def scratch(crew: Crew, hands: int, size: int) -> tuple[Array, ...]:
+            (numbers,) = _at_hand(crew, hands, size)
+            count = crew.room("count", numbers.shape, np.int32)
+            return numbers, count, crew.room("spikes", (hands, size), out.dtype)
 
         way.call(kernels.fire_on_grid, now, head, *rest, scratch=scratch)
         return Spikes(out)
@@ -156,23 +167,22 @@ class Neurons:
         """The quickest of the ways to compute the same, at the activity there is."""
         return min(self.ways, key=lambda way: way.cost(now)) if self.ways[1:] else self.ways[0]
 
-    def _potentials(self, now: Stretch, grid: Grid) -> tuple[Array, Array, Array]:
-        """V before the stretch, room for V after it, and what was sent.
+    def _potentials(self, now: Stretch, grid: Grid, n: int) -> tuple[Array, Array, Array]:
+        """V before the stretch, room for V after it, and what was sent, of n outputs side by side.
 
         In units of 2^-k, [B or 1, P or 1, C]; what does not matter is empty.
         """
         whole = (now.samples, self.positions, self.channels)
         ends = now.before + now.steps == now.timesteps
-        empty: Array = np.zeros((0, 0, 0), np.int32)
         if self.node in now.states:
-            before, sent = now.states[self.node]
-            after = empty if ends else before
+            v, sent = now.states[self.node]
+            before, after = beside(v, n), _NOBODY if ends else v
         else:
-            before = grid.v
-            sent = memory.zeros(whole, np.int32) if self.neuron.gamma_neg else empty
-            after = empty if ends else memory.empty(whole, np.int32)
+            before = grid.beside(n)[2]
+            sent = memory.zeros(whole, np.int32) if self.neuron.gamma_neg else _NOBODY
+            after = _NOBODY if ends else memory.empty(whole, np.int32)
         now.states[self.node] = after, sent
-        return before, after, sent
+        return before, beside(after, n), beside(sent, n)
 
     def _counts(self, now: Stretch) -> Array:
         """Room for counts."""
@@ -201,8 +211,9 @@ class Neurons:
         head = (out, *now.states[self.node])
         wide = self.first.total.wide
 
-        def scratch(hands: int, size: int) -> tuple[Array, ...]:
-            return np.zeros((hands, size), wide), *np.zeros((4, hands, size))
+        def scratch(crew: Crew, hands: int, size: int) -> tuple[Array, ...]:
+            others = crew.room("neurons", (4, hands, size), np.float64)
+            return crew.room("wide", (hands, size), wide), *others
 
         self.first.call(kernels.fire, now, head, *rest, scratch=scratch)
         v = now.states[self.node][0]
@@ -214,6 +225,7 @@ class Neurons:
         """What flows at every step alike."""
         return Steady(self.bias, [now.static[value] for value in self.current.static])
 
+    @cached_property
     def _is_simple(self) -> bool:
         n = self.neuron
         powers = (np.log2(n.theta) % 1 == 0).all() and not n.alpha.size
@@ -231,13 +243,13 @@ class Neurons:
         return [self.bias, self.neuron.theta]
 
 
-def _at_hand(hands: int, size: int) -> tuple[Array, ...]:
+def _at_hand(crew: Crew, hands: int, size: int) -> tuple[Array, ...]:
     """Scratch for a chunk of positions: potentials, constants; for a block: its thresholds.
 
     A chunk is a few kilobytes, so that it stays at hand while time goes by.
     """
     chunk = max(1, _CHUNK // size) * size
-    return (aligned.zeros((hands, 2 * chunk + size), np.int32),)
+    return (crew.room("numbers", (hands, 2 * chunk + size), np.int32),)
 
 
 def not_finite(node: ir.Node) -> InputError:

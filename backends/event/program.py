@@ -9,9 +9,10 @@ sample is cut into blocks of neurons instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import as_completed
-from itertools import pairwise
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from threading import Event
 from typing import Any
 from weakref import finalize
@@ -22,7 +23,7 @@ import onnx_ir as ir
 from backends.base import READOUT, Network, Progress, size, take_apart, unsupported
 from backends.definitions import Values, is_known, parameters_of
 from backends.event import plan as plans
-from backends.event.crew import Crew
+from backends.event.crew import Crew, cut
 from backends.event.dense import Definition, Summed
 from backends.event.episode import Episode
 from backends.event.int8 import to_int8
@@ -32,7 +33,7 @@ from backends.event.stages import Order, Pool, Stage, Twin
 from backends.event.tail import Tail
 from backends.event.windowed import Turns, Wait
 from backends.reference import NumpyProgram
-from backends.workers import available_cores, workers
+from backends.workers import available_cores, one_blas_thread
 from snncompiler.graph import Array, attribute, constant
 from snncompiler.trace import Observe, Trace, join, move_counts
 
@@ -84,6 +85,8 @@ class EventProgram:
     ) -> None:
         self.network, self.threads, self.memory = network, threads, memory
         finalize(self, release)  # memory is used again as long as there are runs to come
+        self._crews: deque[Crew] = deque()  # and threads
+        finalize(self, _dismiss, self._crews)
         self.early_exit = early_exit
         self.dtype = np.dtype(np.float32 if network.gridded else np.float64)
         self.plan = plans.make_plan(network)
@@ -116,26 +119,51 @@ class EventProgram:
             if progress is not None:
                 progress(sum(t.samples for t in traces.values()) * timesteps, len(x) * timesteps)
 
-        stop = Event()
-        with workers(self.threads) as pool:
-            # More of them than cores, all awake, would be in each other's way.
-            crew = Crew(stop, pool, min(self.threads, available_cores()))
-            try:
-                if len(parts) == 1 or self.threads == 1:
-                    for i, part in enumerate(parts):
-                        finish(i, Episode(self, x[part], timesteps, observe, crew).run())
-                else:
-                    episodes = (Episode(self, x[p], timesteps, observe, Crew(stop)) for p in parts)
-                    futures = {pool.submit(e.run): i for i, e in enumerate(episodes)}
-                    for future in as_completed(futures):
-                        finish(futures[future], future.result())
-            finally:
-                stop.set()  # whoever still works gives up at the next stage
-                crew.close()
-                pool.shutdown(wait=False, cancel_futures=True)
+        def episode(i: int, crew: Crew) -> Trace:
+            return Episode(self, x[parts[i]], timesteps, observe, crew).run()
+
+        with one_blas_thread():
+            if len(parts) == 1 or self.threads == 1:
+                with self._crew() as crew:
+                    for i in range(len(parts)):
+                        finish(i, episode(i, crew))
+            else:
+                self._side_by_side(len(parts), episode, finish)
         result = join([traces[i] for i in range(len(parts))])
         result.counts = counts
         return result
+
+    @contextmanager
+    def _crew(self) -> Iterator[Crew]:
+        """A crew that nobody else has."""
+        try:
+            crew = self._crews.pop()
+        except IndexError:
+            # More of them than cores, all awake, would be in each other's way.
+            crew = Crew(threads=min(self.threads, available_cores()))
+        try:
+            yield crew
+        except BaseException:
+            crew.close()
+            raise
+        self._crews.append(crew)
+
+    def _side_by_side(
+        self,
+        parts: int,
+        episode: Callable[[int, Crew], Trace],
+        finish: Callable[[int, Trace], None],
+    ) -> None:
+        """Parts of the samples, each by a thread of its own."""
+        stop = Event()
+        with ThreadPoolExecutor(self.threads) as pool:
+            try:
+                futures = {pool.submit(episode, i, Crew(stop)): i for i in range(parts)}
+                for future in as_completed(futures):
+                    finish(futures[future], future.result())
+            finally:
+                stop.set()  # whoever still works gives up at the next stage
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _parts(self, samples: int, timesteps: int) -> list[slice]:
         """Cut the samples so that every thread has work and its values fit the memory."""
@@ -144,8 +172,7 @@ class EventProgram:
         fitting = self.memory // (self.threads * (one + self._held))
         most = max(1, min(wanted, fitting, -(-samples // self.threads)))
         count = -(-samples // most)
-        cuts = np.linspace(0, samples, count + 1).astype(int)
-        return [slice(int(a), int(b)) for a, b in pairwise(cuts)]
+        return [slice(*ends) for ends in cut(samples, count).tolist()]
 
     def _bytes(self) -> tuple[int, int]:
         """What one sample takes: its values per step, all layers together, and what is held.
@@ -169,6 +196,11 @@ class EventProgram:
         fitting = left // self._each_step
         look = timesteps if self.early_exit is None else _CHECK
         return int(min(timesteps, max(1, fitting), look, self.window or timesteps))
+
+
+def _dismiss(crews: deque[Crew]) -> None:
+    for crew in crews:
+        crew.close()
 
 
 def constants(nodes: Iterable[ir.Node], dtype: np.dtype[Any]) -> Values:

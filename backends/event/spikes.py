@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from snncompiler.graph import Array
 _LOOK, _LOOK_AT_BIT, _WRITE = 0.2, 0.05, 2.0
 #: Share of events below which they are quicker to add up than all counts.
 _SPARSE = 0.06
+#: The counts of a list whose events are all plain.
+_ONES: Array = np.empty(0, np.int8)
 #: Elements behind the end of a list that kernels may read, or write.
 PAST = 32
 
@@ -85,7 +88,7 @@ class Spikes:
         if self.bits is not None:
             sums = memory.empty((size,), np.int64)
             tasks = crew.tasks(size // 64, self.look)
-            counts = memory.zeros((size,), np.uint8)
+            counts = crew.room("bits", (size,), np.uint8)
             crew.share(bit_trains.sum_bits, tasks, self.look, self.bits, counts, sums)
             return sums
         total = memory.zeros((size,), np.int32)
@@ -111,67 +114,60 @@ class Spikes:
 
     def _list(self, first: int, last: int, kind: Any, crew: Crew) -> Lists:
         """Count the events of these channels, then write them down."""
+        rows = self.samples * self.steps
         starts = memory.empty((self.samples, self.steps, self.positions + 1), np.int32)
-        plain = np.ones((self.samples, self.steps), np.bool_)
-        sizes: Array = np.empty((self.samples, self.steps), np.int32)
-        channels, rows = (first, last), self.samples * self.steps
-        words = None if self.bits is None else self.bits.view(np.uint64)
-        if words is not None and last == self.channels:
+        ends: Array = np.empty(rows, np.int64)
+        channels, tasks = (first, last), crew.tasks(rows, self.look)
+        if self.bits is None:
+            plain: Array = np.empty((self.samples, self.steps), np.bool_)
+            given = (self.x, channels, starts, ends, plain)
+            crew.share(trains.count_events, tasks, self.look, *given)
+            codes = _room(trains.add_up_sizes(ends), kind)
+            counts = memory.empty((len(codes) + PAST,), self.x.dtype)[: len(codes)]
+            work = self.look + _WRITE * len(codes)
+            crew.share(trains.list_events, crew.tasks(rows, work), work, *given, codes, counts)
+            return Lists(codes, counts, starts, plain)
+        words = self.bits.view(np.uint64)
+        if last == self.channels:
             channels = (first, 64 * words.shape[3])  # bits beyond are 0, whole words are quicker
-        tasks = crew.tasks(rows, self.look)
-        if words is not None:
-            crew.share(bit_trains.count_events, tasks, self.look, words, channels, sizes)
-        else:
-            crew.share(trains.count_events, tasks, self.look, self.x, channels, starts, plain)
-            sizes = starts[..., -1]
-        ends = np.cumsum(sizes, dtype=np.int64).reshape(sizes.shape)
-        size = int(ends[-1, -1])
-        if size >= 2**31:
-            raise _too_many()
-        begins = (ends - sizes).astype(np.int32)
-        codes = memory.empty((size + PAST,), kind)[:size]
-        work = self.look + _WRITE * size
-        tasks = crew.tasks(rows, work)
-        counts: Array = np.empty(0, np.int8)  # all are 1
-        if words is not None:
-            starts[..., 0] = begins
-            given = (channels, last - first, ends, starts, codes)
-            crew.share(bit_trains.list_events, tasks, work, words, *given)
-        else:
-            starts += begins[..., None]
-            counts = memory.empty((size + PAST,), self.x.dtype)[:size]
-            listed = (starts, plain, codes, counts)
-            crew.share(trains.list_events, tasks, work, self.x, channels, *listed)
-        return Lists(codes, counts, starts, plain)
+        crew.share(bit_trains.count_events, tasks, self.look, words, channels, ends)
+        codes = _room(trains.add_up_sizes(ends), kind)
+        work = self.look + _WRITE * len(codes)
+        listed = (words, channels, last - first, ends, starts, codes)
+        crew.share(bit_trains.list_events, crew.tasks(rows, work), work, *listed)
+        return Lists(codes, _ONES, starts, _all(self.samples, self.steps))
 
 
 def joined(parts: Sequence[Lists], crew: Crew) -> Lists:
     """Events of several values in one list; their positions are numbered value after value."""
     if len(parts) == 1:
         return parts[0]
-    sizes = np.stack([part.starts[..., -1] - part.starts[..., 0] for part in parts], -1)
-    ends = np.cumsum(sizes, dtype=np.int64).reshape(sizes.shape)
-    if ends[-1, -1, -1] >= 2**31:
-        raise _too_many()
-    begins = (ends - sizes).astype(np.int32)
-    widths = [part.starts.shape[2] - 1 for part in parts]
-    starts = memory.empty((*sizes.shape[:2], sum(widths) + 1), np.int32)
-    starts[..., -1] = ends[..., -1]
-    for i, (part, last) in enumerate(zip(parts, np.cumsum(widths), strict=True)):
-        own = starts[..., last - widths[i] : last]
-        np.add(part.starts[..., :-1], begins[..., i : i + 1] - part.starts[..., :1], out=own)
-    plain = np.logical_and.reduce([part.plain for part in parts])
-    size = ends[-1, -1, -1]
-    codes = memory.empty((size + PAST,), parts[0].codes.dtype)[:size]
-    kind = np.result_type(*(part.counts for part in parts))
-    counts = memory.empty((PAST if plain.all() else size + PAST,), kind)[:size]
-    work = _WRITE * int(size)
-    tasks = crew.tasks(len(starts), work)
+    samples, steps = parts[0].plain.shape
+    ends: Array = np.empty((samples * steps, len(parts)), np.int64)
     for i, part in enumerate(parts):
-        given = (codes, counts, plain, begins[..., i], *part)
-        crew.share(trains.append, tasks, work / len(parts), *given)
+        ends[:, i] = (part.starts[..., -1] - part.starts[..., 0]).reshape(-1)
+    codes = _room(trains.add_up_sizes(ends.reshape(-1)), parts[0].codes.dtype)
+    positions = sum(part.starts.shape[2] - 1 for part in parts)
+    starts = memory.empty((samples, steps, positions + 1), np.int32)
+    plain = np.logical_and.reduce([part.plain for part in parts])
+    kind = np.result_type(*(part.counts for part in parts))
+    counts = memory.empty((PAST if plain.all() else len(codes) + PAST,), kind)[: len(codes)]
+    work, first = _WRITE * len(codes) / len(parts), 0
+    for i, part in enumerate(parts):
+        given = (codes, counts, starts, plain, ends[:, i], first, *part)
+        crew.share(trains.append, crew.tasks(samples, work), work, *given)
+        first += part.starts.shape[2] - 1
     return Lists(codes, counts, starts, plain)
 
 
-def _too_many() -> MemoryError:
-    return MemoryError("too many events in one stretch; lower --memory")
+def _room(size: int, kind: Any) -> Array:
+    """Room for the codes of so many events."""
+    if size >= 2**31:
+        raise MemoryError("too many events in one stretch; lower --memory")
+    return memory.empty((size + PAST,), kind)[:size]
+
+
+@lru_cache(maxsize=64)
+def _all(samples: int, steps: int) -> Array:
+    """Every event of theirs is one positive spike; nobody may change this."""
+    return np.ones((samples, steps), np.bool_)

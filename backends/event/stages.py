@@ -9,18 +9,20 @@ import numpy as np
 
 from backends.event import bit_trains, geometry, memory, trains
 from backends.event.abreast import beside
-from backends.event.crew import cut
+from backends.event.crew import Crew, cut
 from backends.event.layers import Sum, places
 from backends.event.plan import Moved, Unit
 from backends.event.spikes import PAST, Lists, Spikes
 from backends.event.stretch import Stretch
-from backends.event.synapses import Blocks, blocks, count_blocks
+from backends.event.synapses import LANES, Blocks, blocks, count_blocks
 from snncompiler.graph import Array, attribute, shape, weights
 
 #: Nanoseconds: to add a vector of weights, and more when a weight is first seen; to update a
 #: neuron, to look at a count in other ways; to collect the events of a window.
 _ADD, _LOAD, _UPDATE, _LOOK, _COLLECT = 0.7, 0.15, 0.25, 0.5, 20.0
 _VECTOR = 64  # bytes
+#: What tells a kernel how many lanes there are: a type of its own for each number.
+_LANES = {n: (0,) * (n // 16) for n in LANES}
 _NONE, _NO_CODES = np.zeros(0, np.int32), np.zeros(0, np.uint16)
 _NO_RUNS = np.zeros((0, 3), np.int32)
 _NO_LISTS = Lists(
@@ -56,8 +58,16 @@ class Synapses:
         self.weights = sum(c.w.size for c in total.full)
         #: How many outputs see an event of each connection.
         self.seen = [len(c.windows.pairs) / c.windows.inputs / c.groups for c in total.full]
+        #: Nanoseconds for every sample and step, whatever the events.
+        self.each = total.positions * (
+            _UPDATE * total.channels + (_COLLECT * self.count if total.full else 0.0)
+        )
         most = max(some.rows.shape[1] for some in self.blocks)
         self.codes = np.dtype(np.uint16 if most <= 1 << 16 else np.int32)
+        rows = total.rows
+        self.windows = (rows.pointers, rows.runs, rows.limit) if rows else (_NONE, _NO_RUNS, 1)
+        self.taps = tuple(total.taps)
+        self.narrow = np.zeros(0, rows.narrow if rows else total.wide)
         self.tasks: dict[tuple[int, ...], Array] = {}
         self.places = places(total.channels // total.abreast, total.abreast)
 
@@ -67,28 +77,30 @@ class Synapses:
         now: Stretch,
         head: tuple[Any, ...],
         *rest: Any,
-        scratch: Callable[[int, int], tuple[Array, ...]],
+        scratch: Callable[[Crew, int, int], tuple[Array, ...]],
     ) -> None:
         """Share kernel(*head, synapse, lists, taps, x, *rest, scratch, lanes) between threads.
 
         scratch: what it takes for so many hands and lanes, beyond the collected rows and the type
         of their sums.
         """
-        t, rows = self.total, self.total.rows
-        windows = (rows.pointers, rows.runs, rows.limit) if rows else (_NONE, _NO_RUNS, 1)
-        narrow = np.zeros(0, rows.narrow if rows else t.wide)
+        t, crew = self.total, now.crew
         lists = now.lists(t.full, self.codes) if t.full else [_NO_LISTS]
-        taps, x, cost = tuple(t.taps), self._passed_on(now), self.cost(now)
+        x, cost = self._passed_on(now), self.cost(now)
         for some in self.blocks:
             work = cost * len(some.first) / self.count
-            hands, size, events = now.crew.hands(work), some.lanes, lists[some.group]
-            most = some.rows.shape[1] + PAST
-            first, *others = scratch(hands, size)
-            kinds = self.codes, events.counts.dtype
-            own = (first, narrow, *(np.empty((hands, most), kind) for kind in kinds), *others)
-            given = (*head, (some.rows, *windows), tuple(events), taps, x, *rest, own)
-            tasks = self._tasks(now, some, work)
-            now.crew.share(kernel, tasks, work, *given, (0,) * (size // 16))
+            hands, size, events = crew.hands(work), some.lanes, lists[some.group]
+            collected = hands, some.rows.shape[1] + PAST
+            first, *others = scratch(crew, hands, size)
+            own = (
+                first,
+                self.narrow,
+                crew.room("rows", collected, self.codes),
+                crew.room("factors", collected, events.counts.dtype),
+                *others,
+            )
+            given = (*head, (some.rows, *self.windows), tuple(events), self.taps, x, *rest, own)
+            crew.share(kernel, self._tasks(now, some, work), work, *given, _LANES[size])
 
     def _tasks(self, now: Stretch, some: Blocks, work: float) -> Array:
         """Blocks times positions, as `currents.parts_of` takes them apart."""
@@ -119,19 +131,16 @@ class Synapses:
 
     def cost(self, now: Stretch) -> float:
         """Nanoseconds, roughly: to add the rows of all events, and to update all neurons."""
-        t = self.total
-        cost = _UPDATE * now.samples * now.steps * t.positions * t.channels
+        cost, t = self.each * now.samples * now.steps, self.total
         if t.full:
-            added = 0.0
-            for c, seen in zip(t.full, self.seen, strict=True):
-                added += seen * sum(len(part.codes) for part in now.events(c, self.codes))
+            sent = [now.sent(c, self.codes) for c in t.full]
+            added = sum(n * seen for n, seen in zip(sent, self.seen, strict=True))
             cost += _ADD * added * self.vectors + _LOAD * min(added * t.channels, self.weights)
-            cost += _COLLECT * now.samples * now.steps * t.positions * self.count
         return cost
 
-    def sum_scratch(self, hands: int, size: int) -> tuple[Array, ...]:
+    def sum_scratch(self, crew: Crew, hands: int, size: int) -> tuple[Array, ...]:
         """Scratch of `sum_currents`."""
-        return (np.zeros((hands, size), self.total.wide),)
+        return (crew.room("wide", (hands, size), self.total.wide),)
 
 
 class Pool:

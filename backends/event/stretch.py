@@ -47,6 +47,10 @@ class Stretch:
         """The events that flow through a connection, group by group, codes of this type."""
         return self.spikes[connection.source].lists(connection.groups, kind, self.crew)
 
+    def sent(self, connection: Connection, kind: Any) -> int:
+        """How many events those are."""
+        return sum(len(part.codes) for part in self.events(connection, kind))
+
     def values(self, value: ir.Value) -> Array:
         """Any value as the standard ops take it: [B T, C, ...] in the type of the network."""
         if value in self.dense:

@@ -42,21 +42,20 @@ def _bits(x, at, left, beyond):
 
 @_kernel
 def count_events(board, tasks, given):
-    """Count the events of channels first..last, summed up into starts[b, t, 1:]; from 0 on.
+    """Count the events of channels first..last: ends[b t]; summed up to each q in starts[b, t, 1:].
 
-    given: x, channels, starts, plain. plain[b, t]: whether every event is one positive spike. A
-    task: some [b, t], numbered through.
+    given: x, channels, starts, ends, plain. plain[b, t]: whether every event is one positive spike.
+    A task: some [b, t], numbered through.
     """
     together(board, _count_events, tasks, given)
 
 
 @body
-def _count_events(_hand, task, x, channels, starts, plain):
+def _count_events(_hand, task, x, channels, starts, ends, plain):
     first, last = channels
     positions, width = x.shape[2:]
     for row in range(task[0], task[1]):
         n, more, start = np.uint64(0), np.uint64(0), row * (positions + 1)
-        starts.flat[start] = 0
         for q in range(positions):
             at, c = (row * positions + q) * width, first
             while c < last:
@@ -65,7 +64,18 @@ def _count_events(_hand, task, x, channels, starts, plain):
                 more |= _bits(x, at + c, last - c, True)[0]
                 c += used
             starts.flat[start + q + 1] = n
+        ends[row] = n
         plain.flat[row] = more == 0
+
+
+@_kernel
+def add_up_sizes(ends):
+    """Sizes of lists to where they end, one after the other: the sums of ends[:i + 1]; the last."""
+    total = np.int64(0)
+    for i in range(ends.size):
+        total += ends[i]
+        ends[i] = total
+    return total
 
 
 @_kernel
@@ -103,17 +113,21 @@ def _channel(codes, e, first):
 def list_events(board, tasks, given):
     """Write the codes of all events, and their counts unless they are plain, to their starts.
 
-    given: x, channels, starts, plain, codes, counts. Tasks as above.
+    given: x, channels, starts, ends, plain, codes, counts; starts of a list from 0 on become those
+    in all lists, which end at ends[b t]. Tasks as above.
     """
     together(board, _list_events, tasks, given)
 
 
 @body
-def _list_events(_hand, task, x, channels, starts, plain, codes, counts):
+def _list_events(_hand, task, x, channels, starts, ends, plain, codes, counts):
     first, last = channels
     positions, width = x.shape[2:]
     for row in range(task[0], task[1]):
-        start = row * (positions + 1)
+        start, begin = row * (positions + 1), ends[row - 1] if row else np.int64(0)
+        starts.flat[start] = begin
+        for q in range(positions):
+            starts.flat[start + q + 1] += begin
         for q in range(positions):
             i = np.int64(starts.flat[start + q])
             if i == starts.flat[start + q + 1]:
@@ -136,19 +150,25 @@ def _list_events(_hand, task, x, channels, starts, plain, codes, counts):
 
 @_kernel
 def append(board, tasks, given):
-    """Copy a list of events to begins[b, t], with counts unless there all are `plain`.
+    """Put a list of events to end at ends[b t], its positions from `offset` on.
 
-    given: codes, counts, plain, begins, and the list. A task: samples.
+    With counts, unless there all are `plain`. given: codes, counts, starts, plain, ends, offset,
+    and the list. A task: samples.
     """
     together(board, _append, tasks, given)
 
 
 @body
-def _append(_hand, task, codes, counts, plain, begins, own_codes, own_counts, starts, own_plain):
+def _append(
+    _hand, task, codes, counts, starts, plain, ends, offset, own_codes, own_counts, own, own_plain
+):
+    positions = own.shape[2] - 1
     for b in range(task[0], task[1]):
-        for t in range(starts.shape[1]):
-            first, last = starts[b, t, 0], starts[b, t, starts.shape[2] - 1]
-            to = begins[b, t] - first
+        for t in range(own.shape[1]):
+            first, last = own[b, t, 0], own[b, t, positions]
+            to = ends[b * own.shape[1] + t] - last
+            for q in range(positions + 1):  # where the next list begins, this one ends
+                starts[b, t, offset + q] = own[b, t, q] + to
             for e in range(first, last):
                 codes[to + e] = own_codes[e]
             if not plain[b, t]:
