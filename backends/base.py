@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -108,13 +109,13 @@ class Network:
         """Whether every current is exact in float32, in any order of summation."""
         return self.record.get("gridded") is True
 
-    @property
+    @cached_property
     def window(self) -> int | None:
         """Steps for which each layer listens, of a network whose layers take turns."""
         windows = [attribute(n, "window") for n in self.steps if n.op_type == "WindowedIF"]
         return windows[0] if windows else None
 
-    @property
+    @cached_property
     def latency(self) -> int | None:
         """Steps after which a network whose layers take turns has answered."""
         window = self.window

@@ -41,22 +41,22 @@ def conv(
     x = padded(x, pads, 0)
     kernel = w.shape[2:]
     space = _windows(x.shape[2:], kernel, strides, dilations)
-    taps = list(_taps(kernel, strides, dilations, space))
+    taps = _taps(kernel, strides, dilations, space)
     y: Array
-    if w.shape[:2] == (group, 1) and np.prod(space) == 1:
-        sizes = zip(kernel, dilations, strict=True)
-        window = *[slice(None)] * 2, *(slice(0, (k - 1) * d + 1, d) for k, d in sizes)
+    if w.shape[:2] == (group, 1) and np.prod(space) == 1:  # everything is looked at once
+        steps = zip(kernel, dilations, strict=True)
+        window = *[slice(None)] * 2, *(slice(0, (k - 1) * d + 1, d) for k, d in steps)
         products = w[:, 0] * x[window]
         y = products.reshape(*x.shape[:2], -1).sum(2).reshape(*x.shape[:2], *space)
     elif w.shape[:2] == (group, 1):
         y = np.zeros((*x.shape[:2], *space), x.dtype)
         for column, tap in zip(w.reshape(group, -1).T, taps, strict=True):
             y += column.reshape(-1, *[1] * len(kernel)) * x[tap]
-    elif len(taps) == 1:
-        y = _groups(w, group) @ x[taps[0]].reshape(len(x), group, x.shape[1] // group, -1)
+    elif np.prod(kernel) == 1:
+        y = _groups(w, group) @ x[next(taps)].reshape(len(x), group, x.shape[1] // group, -1)
         y = y.reshape(len(x), len(w), *space)
     else:
-        y = _unfolded_product(w, x, taps, space, group)
+        y = _unfolded_product(w, x, list(taps), space, group)
     if b is not None:
         y += b.reshape(-1, *[1] * len(kernel))
     return y

@@ -11,7 +11,7 @@ from backends.definitions import Values, evaluate
 from backends.event.crew import Crew
 from backends.event.stretch import Stretch
 from backends.event.tail import Sums
-from snncompiler.graph import Array, shape
+from snncompiler.graph import Array
 from snncompiler.trace import Observe, Trace
 
 if TYPE_CHECKING:
@@ -95,31 +95,29 @@ class Episode:
             values[node.outputs[0]] = (
                 values[node.inputs[0]] if encoded else evaluate(node, values, settings)
             )
-        timed = {v for node in program.network.steps for v in node.inputs}
-        known = {*timed, *program.plan.heard}
-        found = {v: a for v, a in values.items() if v is not None and v in known}
+        found = {v: a for v, a in values.items() if v is not None and v in program.timed}
         return {v: a for v, a in found.items() if v not in program.constants}
 
     def _record(self, now: Stretch) -> None:
-        for layer in self.program.network.layers:
-            value, name = layer.node.outputs[0], layer.name
+        for layer, value, dims in self.program.layers:
+            name = layer.name
             if value in now.spikes:
                 spikes = now.spikes[value]
                 counts = spikes.totals(self.crew).T
                 trains = spikes.x.transpose(1, 0, 3, 2) if self.observe.spikes else None
             else:
-                dense = now.dense[value].reshape(now.samples, now.steps, *shape(value))
+                dense = now.dense[value].reshape(now.samples, now.steps, *dims)
                 trains = np.rint(dense / layer.unit).swapaxes(0, 1)
                 counts = np.abs(trains).sum((0, 1)).astype(np.int64)
             if name in self.counts:
-                self.counts[name] += counts.reshape(shape(value))
+                self.counts[name] += counts.reshape(dims)
             else:
-                self.counts[name] = counts.reshape(shape(value))
+                self.counts[name] = counts.reshape(dims)
             if trains is not None and self.observe.spikes:
-                whole = (self.timesteps, len(self.x), *shape(value))
+                whole = (self.timesteps, len(self.x), *dims)
                 kept = self.trains.setdefault(name, np.zeros(whole, np.int32))
                 steps = slice(now.before, now.before + now.steps)
-                kept[steps, self.rows] = trains.reshape(now.steps, now.samples, *shape(value))
+                kept[steps, self.rows] = trains.reshape(now.steps, now.samples, *dims)
 
     def _read(self, sums: Sums, before: int, now: int) -> None:
         """Fill in the readouts of these steps."""

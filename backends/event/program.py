@@ -34,7 +34,7 @@ from backends.event.tail import Tail
 from backends.event.windowed import Turns, Wait
 from backends.reference import NumpyProgram
 from backends.workers import available_cores, one_blas_thread
-from snncompiler.graph import Array, attribute, constant
+from snncompiler.graph import Array, constant, shape
 from snncompiler.trace import Observe, Trace, join, move_counts
 
 #: Steps between two looks at the outputs, where samples may end early.
@@ -94,8 +94,10 @@ class EventProgram:
         self.constants = constants(self.plan.static, self.dtype)
         self.stages = _stages(self.plan, self.dtype)
         self._each_step, self._held = self._bytes()
-        turns = (n for n in network.steps if n.op_type == "WindowedIF")
-        self.window: int | None = next((attribute(n, "window") for n in turns), None)
+        #: Values that are looked at over time; layers, what they send, and its shape.
+        self.timed = {*self.plan.heard, *(v for node in network.steps for v in node.inputs)}
+        sent = [(layer, layer.node.outputs[0]) for layer in network.layers]
+        self.layers = [(layer, value, shape(value)) for layer, value in sent]
         self.tail = Tail(self.plan, constants(self.plan.tail, np.dtype(np.float64)))
 
     def run(
@@ -167,7 +169,7 @@ class EventProgram:
 
     def _parts(self, samples: int, timesteps: int) -> list[slice]:
         """Cut the samples so that every thread has work and its values fit the memory."""
-        one = self._each_step * min(timesteps, self.window or timesteps)
+        one = self._each_step * min(timesteps, self.network.window or timesteps)
         wanted = min(_MOST, max(_FEWEST, _PART // one))
         fitting = self.memory // (self.threads * (one + self._held))
         most = max(1, min(wanted, fitting, -(-samples // self.threads)))
@@ -195,7 +197,7 @@ class EventProgram:
         left = self.memory // (self.threads * samples) - self._held
         fitting = left // self._each_step
         look = timesteps if self.early_exit is None else _CHECK
-        return int(min(timesteps, max(1, fitting), look, self.window or timesteps))
+        return int(min(timesteps, max(1, fitting), look, self.network.window or timesteps))
 
 
 def _dismiss(crews: deque[Crew]) -> None:
