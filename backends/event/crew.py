@@ -50,11 +50,17 @@ class Crew:
         if self.hands(work) > 1 and len(tasks) > 1:
             self._call()
             board = self.shared
-        turns = cut(len(tasks), 1 + int(work / _PROMPT)) if work > _PROMPT else [(0, len(tasks))]
-        for first, last in turns:
+        for turn in self._turns(tasks, work):
             if self.stop.is_set():
                 raise KeyboardInterrupt
-            kernel(board, tasks[first:last], given)
+            kernel(board, turn, given)
+
+    @staticmethod
+    def _turns(tasks: Array, work: float) -> list[Array]:
+        """Tasks for one call each."""
+        if work < _PROMPT:
+            return [tasks]
+        return [tasks[first:last] for first, last in cut(len(tasks), 1 + int(work / _PROMPT))]
 
     def room(self, purpose: str, shape: tuple[int, ...], kind: Any) -> Array:
         """Scratch for a call of a kernel: zeros, or as the last call left it that had the same."""

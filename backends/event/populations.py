@@ -235,9 +235,7 @@ class Neurons:
     @cached_property
     def _is_binary(self) -> bool:
         """Whether spikes are bits, 16 channels of which no two blocks share."""
-        n = self.neuron
-        whole = all(not (some.first % 16).any() for some in self.first.blocks)
-        return n.gamma == 1 and not n.gamma_neg and whole
+        return self.neuron.gamma == 1 and not self.neuron.gamma_neg and self.first.apart
 
     def _constants(self) -> list[Array]:
         return [self.bias, self.neuron.theta]

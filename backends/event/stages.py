@@ -14,7 +14,7 @@ from backends.event.layers import Sum, places
 from backends.event.plan import Moved, Unit
 from backends.event.spikes import PAST, Lists, Spikes
 from backends.event.stretch import Stretch
-from backends.event.synapses import LANES, Blocks, blocks, count_blocks
+from backends.event.synapses import LANES, blocks, count_blocks
 from snncompiler.graph import Array, attribute, shape, weights
 
 #: Nanoseconds: to add a vector of weights, and more when a weight is first seen; to update a
@@ -67,6 +67,8 @@ class Synapses:
         rows = total.rows
         self.windows = (rows.pointers, rows.runs, rows.limit) if rows else (_NONE, _NO_RUNS, 1)
         self.taps = tuple(total.taps)
+        #: Whether no two blocks share 16 channels, whose spikes may be bits of one number.
+        self.apart = all(not (some.first % 16).any() for some in self.blocks)
         self.narrow = np.zeros(0, rows.narrow if rows else total.wide)
         self.tasks: dict[tuple[int, ...], Array] = {}
         self.places = places(total.channels // total.abreast, total.abreast)
@@ -87,31 +89,28 @@ class Synapses:
         t, crew = self.total, now.crew
         lists = now.lists(t.full, self.codes) if t.full else [_NO_LISTS]
         x, cost = self._passed_on(now), self.cost(now)
-        for some in self.blocks:
+        for i, some in enumerate(self.blocks):
             work = cost * len(some.first) / self.count
             hands, size, events = crew.hands(work), some.lanes, lists[some.group]
             collected = hands, some.rows.shape[1] + PAST
             first, *others = scratch(crew, hands, size)
-            own = (
-                first,
-                self.narrow,
-                crew.room("rows", collected, self.codes),
-                crew.room("factors", collected, events.counts.dtype),
-                *others,
-            )
+            rows = crew.room("rows", collected, self.codes)
+            factors = crew.room("factors", collected, events.counts.dtype)
+            own = (first, self.narrow, rows, factors, *others)
             given = (*head, (some.rows, *self.windows), tuple(events), self.taps, x, *rest, own)
-            crew.share(kernel, self._tasks(now, some, work), work, *given, _LANES[size])
+            tasks = self._tasks(i, now.samples, crew.pieces(work))
+            crew.share(kernel, tasks, work, *given, _LANES[size])
 
-    def _tasks(self, now: Stretch, some: Blocks, work: float) -> Array:
-        """Blocks times positions, as `currents.parts_of` takes them apart."""
-        blocks = len(some.first)
-        spans = cut(self.total.positions, -(-now.crew.pieces(work) // blocks))
-        key = int(some.first[0]), now.samples, len(spans)
+    def _tasks(self, i: int, samples: int, pieces: int) -> Array:
+        """Some blocks times positions, as `currents.parts_of` takes them apart."""
+        key = i, samples, pieces
         if key not in self.tasks:
-            tasks = np.zeros((blocks, len(spans), 7), np.int64)
-            tasks[..., 1], tasks[..., 2:4] = now.samples, spans
-            tasks[..., 4], tasks[..., 5] = some.first[:, None], some.width[:, None]
-            tasks[..., 6] = np.arange(blocks)[:, None]
+            first, width = self.blocks[i].first, self.blocks[i].width
+            spans = cut(self.total.positions, -(-pieces // len(first)))
+            tasks = np.zeros((len(first), len(spans), 7), np.int64)
+            tasks[..., 1], tasks[..., 2:4] = samples, spans
+            tasks[..., 4], tasks[..., 5] = first[:, None], width[:, None]
+            tasks[..., 6] = np.arange(len(first))[:, None]
             self.tasks[key] = tasks.reshape(-1, 7)
         return self.tasks[key]
 
@@ -126,7 +125,7 @@ class Synapses:
             packed = any(now.spikes[c.source].bits is not None for c in t.full)
             return _NO_BITS if packed else _NO_SPIKES
         spikes = now.spikes[t.single.source]
-        bits = spikes.bits if all(not (some.first % 16).any() for some in self.blocks) else None
+        bits = spikes.bits if self.apart else None
         return beside(spikes.x if bits is None else bits, t.abreast)
 
     def cost(self, now: Stretch) -> float:
