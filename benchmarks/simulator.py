@@ -109,13 +109,15 @@ turn each runs for a fifth of a second at least, again and again.
 Made by `python benchmarks/simulator.py --model MODEL.onnx --data DATA.npz --repeat 3 --write` for
 every network, 32 steps (`--timesteps 32,128` for two of them, compiled for 128); those of the
 VGG-16 (`--rates 0.01,0.05,0.2`) with PyTorch and SpikingJelly installed, the others without.
-"Growth" is by `benchmarks/growth.py`. Ratios depend on the machine, and on who else uses it: where
-both cores of this one do nothing but compute, each on numbers of its own, they are 1.8 to 2.0 times
-as quick as one; each has a second-level cache of 2 MB and a third one far away. On another one,
-with 1 MB and a nearer third one, the VGG-16 at batch 32 and T = 32 had 30.8, 11.4 and 4.2 in exact
-mode at 1, 5 and 20 % (int8: 36.8, 17.7 and 7.0), cifar10_vgg 6.0 (7.9), before "Events asked for"
-below. A layer is never computed densely: with 20 % of the VGG's neurons active in every step,
-adding the rows of events is still quicker than float convolutions.
+"Growth" is by `benchmarks/growth.py`. Ratios depend on the machine, and on who else uses it: on
+this one, with a second-level cache of 512 KB for each core, the same run takes up to half as long
+again, from minute to minute. At batch 32 and T = 32, machines with vectors of 512 bits had, before
+what "Single samples" tells below: with 2 MB, in exact mode, 22.4, 11.7 and 5.8 for the VGG-16 at 1,
+5 and 20 % (int8: 28.3, 15.2 and 7.9), 5.4 (5.8) for cifar10_vgg; with 1 MB and a nearer third
+one, and before "Events asked for", 30.8, 11.4 and 4.2 (36.8, 17.7 and 7.0), and 6.0 (7.9).
+
+A layer is never computed densely: with 20 % of the VGG's neurons active in every step, adding the
+rows of events is still quicker than float convolutions.
 
 """
 COLUMNS = """
