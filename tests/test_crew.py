@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Event
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -53,9 +52,7 @@ def crew(stop: Event) -> Iterator[Crew]:
     made = Crew(stop, 3)
     yield made
     made.close()
-    for helper in made.helpers:
-        helper.join(10)
-        assert not helper.is_alive()
+    assert end(made.helpers) or not made.helpers
 
 
 def shared(crew: Crew, size: int, pieces: int, rounds: int, work: float) -> np.ndarray:
@@ -132,9 +129,11 @@ def test_much_work_is_cut_for_prompt_stops() -> None:
     assert crew.pieces(10.5 * crews._PROMPT) == 11
 
 
-def helpers() -> int:
-    """How many there are in this process."""
-    return sum(thread.daemon and "_help" in thread.name for thread in threading.enumerate())
+def end(helpers: list[Thread]) -> bool:
+    """Whether there were some, and all of them end soon."""
+    for helper in helpers:
+        helper.join(10)
+    return bool(helpers) and not any(helper.is_alive() for helper in helpers)
 
 
 def test_helpers_stay_for_the_next_run_and_end_with_the_program(
@@ -144,18 +143,18 @@ def test_helpers_stay_for_the_next_run_and_end_with_the_program(
     monkeypatch.setattr(program, "available_cores", partial(int, 3))
     model = mlp()
     built = EventBackend(threads=3).build(compiled(model, 0, timesteps=4).model)
-    before = helpers()
     expected = built.run(fresh(model, 0, 1), 4, SPIKES)
-    assert helpers() == before + 2
+    (crew,) = built._crews
+    helpers = crew.helpers
+    assert len(helpers) == 2
     for _ in range(3):
         assert not differences(built.run(fresh(model, 0, 1), 4, SPIKES), expected)
-    assert helpers() == before + 2
+        assert list(built._crews) == [crew]
+        assert crew.helpers is helpers
+    assert all(helper.is_alive() for helper in helpers)
     del built
     gc.collect()
-    deadline = time.monotonic() + 10
-    while helpers() != before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert helpers() == before
+    assert end(helpers)
 
 
 def test_runs_at_once_have_crews_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,19 +176,19 @@ def test_runs_at_once_have_crews_of_their_own(monkeypatch: pytest.MonkeyPatch) -
 def test_a_run_that_fails_leaves_no_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crews, "WORTH", 0.0)
     monkeypatch.setattr(program, "available_cores", partial(int, 2))
-    model, before = mlp(), helpers()
+    model = mlp()
     built = EventBackend(threads=2).build(compiled(model, 0, timesteps=4).model)
+    built.run(fresh(model, 0, 1), 4)
+    (crew,) = built._crews
 
     def fail(_done: int, _whole: int) -> None:
-        assert helpers() == before + 1
+        assert not built._crews
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         built.run(fresh(model, 0, 1), 4, progress=fail)
-    deadline = time.monotonic() + 10
-    while helpers() != before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert helpers() == before
+    assert not built._crews
+    assert end(crew.helpers)
 
 
 def test_no_more_stay_awake_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
